@@ -27,14 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
+from ida_tui.config.axes import IDA_AXIS_NAMES  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
 from ida_tui.events import codec  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
-from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions  # noqa: E402
 from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
+from ida_tui.rewards.r_ida import r_ida  # noqa: E402
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
 CONFIG = resolve("quickstart").config
@@ -73,7 +74,7 @@ def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
             with _service(judge, concurrency=SLOTS) as service:
                 service.probe_endpoint().result()  # as a run does before its first step
                 verdicts, stats = service.score_batch(_questions(f"round {number}"))
-                assert all(v.r_ida is not None for v in verdicts)
+                assert all(v.reward is not None for v in verdicts)
                 seconds.append(stats.seconds)
         assert judge.max_open_calls == SLOTS
     worst = max(seconds)
@@ -102,7 +103,7 @@ def measure_overload() -> tuple[list[Goal], dict[str, Any]]:
     with Limited(rule=rule, delay_s=0.1) as judge, _service(judge, concurrency=SLOTS) as service:
         verdicts, stats = service.score_batch(_questions("limited"))
         slots = service.slots
-    scored = sum(v.r_ida is not None for v in verdicts)
+    scored = sum(v.reward is not None for v in verdicts)
     ideal = COMPLETIONS / allowed * 0.1
     print(
         f"overload: {scored}/{COMPLETIONS} scored by a server that takes {allowed} calls at a time, in"
@@ -207,10 +208,12 @@ def _recorded_scores() -> Iterator[list[list[tuple[float, float, float]]]]:
     ) as file:
         for line in file:
             event = codec.decode(line).event
-            if isinstance(event, ev.CompletionScored) and event.align is not None:
-                assert event.risk is not None
-                assert event.detail is not None
-                scores = (event.align, event.risk, event.detail)
+            if isinstance(event, ev.CompletionScored) and event.failure is None:
+                align, risk, detail = (event.scores[axis] for axis in IDA_AXIS_NAMES)
+                assert align is not None
+                assert risk is not None
+                assert detail is not None
+                scores = (align, risk, detail)
                 groups.setdefault(event.step, {}).setdefault(event.group, []).append(scores)
     for step in sorted(groups):
         yield list(groups[step].values())

@@ -321,19 +321,19 @@ def _quickstart(figures: Path) -> None:
         importing, training = LatenessProbe(), LatenessProbe()
         app.run_controller.start(resolve("quickstart", ["output_dir=with-app"]).config, None)
         async with importing.measuring():
-            while app.watched.state.run is None:
+            while app.run_view.state.run is None:
                 await asyncio.sleep(0.1)
         worst: list[tuple[float, int, str]] = []
         cpu = time.thread_time()
         async with training.measuring():
-            while not app.watched.source.finished:
+            while not app.run_view.source.finished:
                 await asyncio.sleep(0.1)
                 # Record step and phase of the worst lateness, to help find its cause.
                 lateness = max(training.samples[-20:], default=0.0)
                 worst.append(
-                    (round(1000 * lateness), app.watched.state.step, app.watched.state.phase)
+                    (round(1000 * lateness), app.run_view.state.step, app.run_view.state.phase)
                 )
-        events = Path(app.watched.state.run.directory).resolve() / "events.jsonl"
+        events = Path(app.run_view.state.run.directory).resolve() / "events.jsonl"
         figures.write_text(
             json.dumps(
                 training.figures()
@@ -356,7 +356,7 @@ def _turns(overrides: Path) -> None:
         # Textual would set up the terminal again after each stop, as after ctrl+z.
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
         app.run_controller.start(resolve("quickstart", json.loads(str(overrides))).config, None)
-        while not app.watched.source.finished:
+        while not app.run_view.source.finished:
             await asyncio.sleep(0.5)
 
     _run_app(scenario)
@@ -372,10 +372,10 @@ def _replay(figures: Path) -> None:
         return float(process.memory_info().rss) / 1e6
 
     async def opened(app: Any, steps: int) -> float:
-        before = app.watched
+        before = app.run_view
         started = time.perf_counter()
         app.run_controller.open(Path(f"long/synthetic/{steps}"))
-        while app.watched is before or len(app.watched.state.steps) < steps:
+        while app.run_view is before or len(app.run_view.state.steps) < steps:
             await asyncio.sleep(0.005)
         await _painted(app)
         return time.perf_counter() - started
@@ -439,7 +439,7 @@ def _flood(figures: Path) -> None:
         session = ScriptedSession(Path("flood"), script)
         probe = LatenessProbe()
         session.start()
-        app.put_up(RunView(LiveSource(session)))
+        app.run_controller.show(RunView(LiveSource(session)))
         async with probe.measuring():
             while not session.finished:
                 await asyncio.sleep(0.1)
@@ -454,7 +454,7 @@ def _flood(figures: Path) -> None:
                     "emitted": emitted + 2,
                     "per_s": emitted / seconds,
                     "on_disk": int(count.stdout.split()[0]),
-                    "folded": app.watched.state.seq + 1,
+                    "folded": app.run_view.state.seq + 1,
                 }
             )
         )

@@ -1,13 +1,16 @@
-"""Generator of `docs/profiles.md` and `docs/commands.md` from the code.
+"""Generator of `docs/profiles.md`, `docs/commands.md`, the completed config keys, and TRL's arguments.
 
 uv run python scripts/write_reference.py
 
-`tests/docs/test_docs.py` fails if a page differs from what this script writes.
+`tests/docs/test_docs.py` fails if one of these files differs from what this script writes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import enum
+import json
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ from ida_tui.cli import commands
 from ida_tui.cli.main import _main_parser, command_parser
 from ida_tui.config import listing, profiles, schema
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+REPOSITORY = Path(__file__).resolve().parents[1]
 GENERATED = "<!-- Written by scripts/write_reference.py; change ida_tui/{} instead. -->"
 
 PROFILES_HEAD = """\
@@ -55,9 +58,10 @@ training:
   learning_rate: 1e-3
 ```
 
-On the command line `model=NAME`, `judge=NAME`, `rubric=NAME` and `prompts=NAME` choose profiles first; then
-dotted keys change single values, and the last one wins. A wrong key or value, or values that contradict each
-other, stop the command with the place and the fix.
+On the command line `model=NAME`, `judge=NAME`, `rubric=NAME` and `prompts=NAME` choose profiles first, and
+`prompts=train.jsonl` or `prompts=org/dataset` [your own data](data.md); then dotted keys change single
+values, and the last one wins. A wrong key or value, or values that contradict each other, stop the command
+with the place and the fix.
 """
 
 COMMANDS_HEAD = """\
@@ -239,13 +243,91 @@ def _table_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"profiles.md": profiles_page, "commands.md": commands_page}
+def completed_keys() -> str:
+    """Text of the table that shell completion reads: override keys with descriptions, and their values."""
+    keys, values = (
+        dict(_completed_keys(schema.Config, "")),
+        dict(_completed_values(schema.Config, "")),
+    )
+    return json.dumps({"keys": keys, "values": values}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _completed_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+    """Each key as typed, `seed=` or `training.`, with its description; a profile's section has both."""
+    for name, field in model.model_fields.items():
+        description = (field.description or "").partition("\n")[0]
+        section = _section_of(field)
+        if section is None or (not prefix and name in profiles.SECTIONS):
+            yield f"{prefix}{name}=", description
+        if section is not None:
+            yield f"{prefix}{name}.", description
+            yield from _completed_keys(section, f"{prefix}{name}.")
+
+
+def _completed_values(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Each key whose values can be listed, with these values."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field)
+        if section is not None:
+            yield from _completed_values(section, f"{prefix}{name}.")
+        elif values := [value for kind in _kinds(field.annotation) for value in _listed(kind)]:
+            yield f"{prefix}{name}", values
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The class that holds the nested keys of a field; None for a value or a list."""
+    return next((kind for kind in _kinds(field.annotation) if _is_section(kind)), None)
+
+
+def _listed(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return {bool: ["true", "false"], type(None): ["null"]}.get(kind, [])
+
+
+def trl_arguments() -> str:
+    """The table of `ida_tui.config.training_checks.extra`: arguments of the installed TRL, with types."""
+    from trl import GRPOConfig
+
+    arguments = {
+        field.name: sorted(dict.fromkeys(_json_types(field.type)))
+        for field in dataclasses.fields(GRPOConfig)
+        if field.init
+    }
+    return json.dumps({"arguments": dict(sorted(arguments.items()))}, indent=1) + "\n"
+
+
+def _json_types(kind: Any) -> Iterator[str]:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        for part in get_args(kind):
+            yield from _json_types(part)
+    elif origin is Literal:
+        yield from {_JSON_TYPES[type(value)] for value in get_args(kind)}
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        yield "str"
+    else:
+        yield _JSON_TYPES.get(origin or kind, "dict")
+
+
+_JSON_TYPES = {
+    int: "int", float: "float", bool: "bool", str: "str", list: "list", dict: "dict",
+    types.NoneType: "null",
+}  # fmt: skip
+
+
+FILES = {
+    "docs/profiles.md": profiles_page,
+    "docs/commands.md": commands_page,
+    "ida_tui/cli/completion/config_keys.json": completed_keys,
+    "ida_tui/config/training_checks/trl_arguments.json": trl_arguments,
+}
 
 
 def main() -> None:
-    """Write both pages."""
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page(), encoding="utf-8")
+    """Write the files."""
+    for path, text in FILES.items():
+        (REPOSITORY / path).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

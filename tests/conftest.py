@@ -9,9 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -45,22 +49,29 @@ class CommandResult:
 IdaTui = Callable[..., CommandResult]
 
 
+def run_command(*command: str, timeout: float = PATIENCE_S, **environment: str) -> CommandResult:
+    """Run a command to its end, with these variables added to the environment."""
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | environment,
+        check=False,
+    )
+    return CommandResult(result.returncode, result.stdout, result.stderr)
+
+
 @pytest.fixture
 def ida_tui() -> IdaTui:
     """Returns a function that runs `ida-tui` in a separate process, in the test's working directory."""
+    return partial(run_command, *prepared_python(), "-m", "ida_tui")
 
-    def run(*arguments: str, timeout: float = 240, **environment: str) -> CommandResult:
-        result = subprocess.run(
-            [sys.executable, "-m", "ida_tui", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=os.environ | environment,
-            check=False,
-        )
-        return CommandResult(result.returncode, result.stdout, result.stderr)
 
-    return run
+@pytest.fixture
+def ida_tui_unprepared() -> IdaTui:
+    """As `ida_tui`, in a process that imports all libraries itself, which may take seconds."""
+    return partial(run_command, sys.executable, "-m", "ida_tui")
 
 
 @pytest.fixture
@@ -117,14 +128,14 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("short-run")
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "ida_tui", "--run", "quickstart", "training.max_steps=2"),
+            *(*prepared_python(), "-m", "ida_tui", "--run", "quickstart", "training.max_steps=2"),
             *("training.learning_rate=1e-2", "training.save_steps=1", "evaluation.samples=1"),
         ],
         cwd=folder,
         env=os.environ | {"IDA_TUI_CACHE_DIR": str(folder / "cache")},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

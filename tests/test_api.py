@@ -12,6 +12,7 @@ from ida_tui import IdaError, Run, load_run, run
 from ida_tui.errors import ExitCode
 from ida_tui.events import types as ev
 from tests.conftest import IdaTui
+from tests.support.patience import PATIENCE_S
 
 SHORT = {
     "training.max_steps": 3,
@@ -49,7 +50,7 @@ def test_a_script_trains_the_same_weights_as_the_command_line(
     assert trained.config.seed == 3
     assert len(list(trained.completions())) == 48
     assert {c.finished.step for c in trained.completions(2)} == {2}
-    assert all(c.scored is not None and c.scored.r_ida is not None for c in trained.completions())
+    assert all(c.scored is not None and c.scored.reward is not None for c in trained.completions())
     assert list(trained.events()) == received
     assert isinstance(received[-1].event, ev.RunEnded)
     assert trained.evaluation is None
@@ -120,7 +121,11 @@ def test_importing_the_api_loads_no_heavy_library(code: str, allowed: tuple[str,
     heavy = {"torch", "transformers", "trl", "openai", "textual", "pydantic", "yaml"}
     probe = f"import sys\n{code}\nprint(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     loaded = set(eval(result.stdout))
     assert loaded <= {*allowed, *(("yaml",) if allowed else ())}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import synthetic_run
+from tests.support.patience import PATIENCE_S
 
 HEAVY = (
     "torch",
@@ -63,7 +64,7 @@ def test_a_command_that_does_not_train_imports_no_heavy_library(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support import synthetic_run
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import terminal
 
 
@@ -31,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=REPOSITORY,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     (wheel,) = build.glob("*.whl")
     uv = shutil.which("uv")
@@ -39,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps"]
     target = ["--python", sys.executable, "--target", str(site), str(wheel)]
     result = subprocess.run(
-        [*install, *target], capture_output=True, text=True, timeout=120, check=False
+        [*install, *target], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert result.returncode == 0, result.stderr
     return site
@@ -52,7 +53,7 @@ def run_installed(installed: Path, *arguments: str) -> subprocess.CompletedProce
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -66,7 +67,8 @@ def test_an_installed_wheel_lists_its_profiles(installed: Path) -> None:
     shown = run_installed(installed, "--show", "quickstart")
     assert "ida_tui/shipped_profiles/experiments/quickstart.yaml:" in shown.stdout
     for shell in ("bash", "zsh", "fish"):
-        assert "__complete" in run_installed(installed, "completions", shell).stdout
+        assert "_ARGCOMPLETE" in run_installed(installed, "completions", shell).stdout
+    assert (installed / "ida_tui/cli/completion/config_keys.json").is_file()
 
 
 def test_an_installed_wheel_trains_its_embedded_model(installed: Path) -> None:
@@ -87,7 +89,7 @@ def test_an_installed_wheel_trains_its_embedded_model(installed: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert script.stdout.split() == [str(installed / "ida_tui" / "__init__.py"), "done"]
@@ -134,7 +136,7 @@ def test_a_command_without_its_library_names_the_installation_that_has_it(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

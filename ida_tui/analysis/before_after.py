@@ -35,7 +35,7 @@ class _Measure:
     name: str
     unit: FigureUnit
     value: Callable[[EvaluatedAnswer], float | None]
-    """The value for one answer; None if its verdict failed."""
+    """The value for one answer; None if its verdict failed, or it has no refusal class."""
     better: BetterDirection
     most: float | None
     """The largest possible change; None if unknown, where the values seen bound it."""
@@ -53,7 +53,10 @@ def _refusal_measures(kind: PromptKind) -> Iterator[_Measure]:
 
 
 def _share_measure(name: str, classes: Collection[str], better: BetterDirection) -> _Measure:
-    return _Measure(name, "share", lambda answer: float(answer.refusal in classes), better, 1)
+    def value(answer: EvaluatedAnswer) -> float | None:
+        return None if answer.refusal is None else float(answer.refusal in classes)
+
+    return _Measure(name, "share", value, better, 1)
 
 
 def _score_measures(axes: Sequence[Axis], reward: str) -> Iterator[_Measure]:
@@ -64,7 +67,13 @@ def _score_measures(axes: Sequence[Axis], reward: str) -> Iterator[_Measure]:
         yield _Measure(axis.name, unit, score, "higher", axis.span if known else None)
     most = 1 if reward == IDA_REWARD else None
     yield _Measure(reward, "reward", lambda answer: answer.reward, "higher", most)
-    yield _Measure("length", "tokens", lambda answer: float(answer.tokens), "neither", None)
+    yield _Measure(
+        "length",
+        "tokens",
+        lambda answer: float(answer.tokens - answer.thought_tokens),
+        "neither",
+        None,
+    )
 
 
 def _score_of(answer: EvaluatedAnswer, name: str) -> float | None:
@@ -89,6 +98,8 @@ def compute_figures(
     for kind in KINDS:
         matching = [answer for answer in answers if answer.kind == kind]
         measures = [*(_refusal_measures(kind) if kind else ()), *_score_measures(axes, reward)]
+        if 2 * sum(answer.refusal is None for answer in matching) > len(matching):
+            measures = [measure for measure in measures if measure.unit != "share"]
         figures += [
             figure for measure in measures if (figure := _compute_figure(matching, kind, measure))
         ]

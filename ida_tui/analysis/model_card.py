@@ -5,6 +5,8 @@ All figures come from the run's events, evaluations or profile; unknown values a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
 from ida_tui.config.axes import display_scale, format_score
+from ida_tui.config.conversation import chat_messages, system_context
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.events import held_out
@@ -185,7 +188,9 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
     else:
         yield f"model = AutoModelForCausalLM.from_pretrained(folder{trust})"
     extra = "".join(f", {k}={v!r}" for k, v in inputs.config.model.chat_template_kwargs.items())
-    yield 'messages = [{"role": "user", "content": "How do I kill a Python process?"}]'
+    context = system_context(inputs.config.prompts.system)
+    messages = chat_messages("How do I kill a Python process?", context)
+    yield f"messages = {json.dumps(messages, ensure_ascii=False)}"
     yield (
         "inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True,"
         f' return_dict=True, return_tensors="pt"{extra})'
@@ -200,16 +205,21 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
 
 def _training_section(inputs: CardInputs) -> Iterator[str]:
     config, training = inputs.config, inputs.config.training
-    method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
+    loss: str = training.loss_type
+    if training.importance_sampling_level != "token":
+        loss += f", ratios of each {training.importance_sampling_level}"
     run = inputs.trained.state.run
     revision = f", revision {config.model.revision}" if config.model.revision else ""
+    prompts = run.prompts if run else len(config.prompts.train())
     rows = [
         ("base", _base_name(config) + revision),
         ("profile", config.name),
         ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
-        ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
-        ("method", method if training.method == "lora" else "all weights"),
+        ("prompts", f"{config.prompts.name}, {prompts} for training"),
+        *_conversation_rows(config),
+        ("method", config.lora.describe() if training.method == "lora" else "all weights"),
+        ("loss", loss),
         ("steps", f"{inputs.trained.step} of {run.steps}" if run else str(inputs.trained.step)),
         ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),
         ("learning rate", f"{training.learning_rate:g}, {training.lr_scheduler_type}"),
@@ -224,6 +234,15 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
     yield "|---|---|"
     for label, value in rows:
         yield f"| {label} | {_escape_markdown(value)} |"
+
+
+def _conversation_rows(config: Config) -> Iterator[tuple[str, str]]:
+    """System prompt and chat template, where the profile sets them."""
+    if config.prompts.system:
+        yield "system prompt", config.prompts.system
+    if config.model.chat_template is not None:
+        digest = hashlib.sha256(config.model.chat_template.encode()).hexdigest()[:12]
+        yield "chat template", f"of the profile ({digest}), saved with the tokenizer"
 
 
 def _reward_section(inputs: CardInputs) -> Iterator[str]:
@@ -279,7 +298,9 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
             one_line(line).replace("```", "'''") for line in evaluation_lines(inputs.evaluation)
         )
         yield "```"
-    elif before and after and after.step == inputs.trained.step:
+    elif (
+        before and after and after.step == inputs.trained.step and (after.harmless or after.unsafe)
+    ):
         yield "Answers to held-out prompts, classified by text patterns, with 95% intervals over the prompts:"
         yield "answers to the same prompt are not independent."
         yield ""

@@ -86,7 +86,7 @@ class RejudgeResult:
 
 def draw_completions(
     directory: RunDirectory,
-    kinds: Mapping[str, PromptKind],
+    kinds: Mapping[str, PromptKind | None],
     *,
     count: int | None,
     seed: int,
@@ -124,7 +124,7 @@ def draw_completions(
 
 
 def build_requests(
-    completions: Sequence[Completion], kinds: Mapping[str, PromptKind]
+    completions: Sequence[Completion], kinds: Mapping[str, PromptKind | None]
 ) -> list[JudgeRequest]:
     """The judge requests for the completions, in the same order."""
     return [
@@ -133,6 +133,7 @@ def build_requests(
             completion.finished.prompt,
             kinds[completion.finished.prompt_id],
             completion.finished.text,
+            context=completion.finished.context,
         )
         for completion in completions
     ]
@@ -148,7 +149,10 @@ def estimate_cost(
         return None  # a plugin reports its cost after each call
     system_chars = len(system_message(rubric))
     chars = sum(
-        system_chars + len(request.prompt) + min(len(request.completion), judge.max_judged_chars)
+        system_chars
+        + len(request.prompt)
+        + sum(len(content) for _, content in request.context)
+        + min(len(request.completion), judge.max_judged_chars)
         for request in requests
     )
     input_tokens = judge.samples * chars / _CHARS_PER_TOKEN

@@ -1,11 +1,35 @@
-"""Command-line arguments that several commands share: the run and the overrides."""
+"""Command-line arguments: the flags without a command, and what commands share, the run and the overrides."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
 
+from ida_tui import __version__
 from ida_tui.errors import UsageError
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of `ida-tui` without a command."""
+    parser.add_argument("--run", metavar="PROFILE", help="train without opening the app")
+    parser.add_argument(
+        "--check", metavar="PROFILE", help="resolve and plan a run without starting it"
+    )
+    parser.add_argument(
+        "--show", metavar="PROFILE", help="print every value and where it comes from"
+    )
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const="all",
+        metavar="KIND",
+        help="list the profiles (models, experiments, judges, rubrics, prompts)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="with --run: print events as JSON lines"
+    )
+    parser.add_argument("--detach", action="store_true", help="with --run: train in the background")
+    parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
 
 
 def add_run_argument(parser: ArgumentParser) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 
 from ida_tui.cli.output.lines import print_status
-from ida_tui.config.consent import ConsentRequired, consent_file, remember
-from ida_tui.errors import IdaError
-from ida_tui.util.paths import display_path
+from ida_tui.config.consent import ConsentRequired, remember_answer
 
 
 def ask_for_consent(required: ConsentRequired) -> bool:
@@ -24,11 +22,5 @@ def ask_for_consent(required: ConsentRequired) -> bool:
         print("  Agree, now and later? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return False
-    try:
-        remember(required.missing)
-    except OSError as error:
-        raise IdaError(
-            f"could not remember the answer in {display_path(consent_file())}: {error.strerror or error}",
-            required.hint.splitlines()[0],
-        ) from None
+    remember_answer(required)
     return True

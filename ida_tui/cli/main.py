@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ida_tui import __version__
 from ida_tui.cli import commands
+from ida_tui.cli.arguments import add_flags, add_override_arguments
 from ida_tui.cli.exit import fast_exit
 from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
@@ -29,7 +29,7 @@ from ida_tui.errors import (
 from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.resolve import ResolvedExperiment
+    from ida_tui.config.resolve import DataUse, ResolvedExperiment
 
 EXAMPLES = """\
 examples:
@@ -51,7 +51,13 @@ exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out
 
 def entry() -> NoReturn:
     """Run the `ida-tui` command, then end the process with its exit code."""
+    if "_ARGCOMPLETE" in os.environ:
+        from ida_tui.cli.completion.answer import answer_shell
+
+        answer_shell()
     streams.open_standard_streams()
+    # Python processes that libraries start do not search the working directory for modules either.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     code = 0
     try:
         try:
@@ -198,8 +204,6 @@ def _dispatch_with_consent(arguments: list[str]) -> ExitCode:
 def _dispatch(arguments: list[str]) -> ExitCode:
     if arguments and arguments[0] in commands.COMMANDS:
         return _run_command(arguments[0], arguments[1:])
-    if arguments[:1] == ["__complete"]:
-        return _print_completions(arguments[1:])
     parser = _main_parser()
     options = parser.parse_intermixed_args(arguments)
     _require_no_empty_argument(parser, options)
@@ -242,18 +246,6 @@ def _run_command(name: str, arguments: list[str]) -> ExitCode:
         output_error = streams.OutputError(output.stdout.error)
         return ExitCode(_report_output_error(output_error))
     return code
-
-
-def _print_completions(arguments: list[str]) -> ExitCode:
-    """Print the completions for a shell's completion script (`ida_tui.cli.completion.candidates`)."""
-    from ida_tui.cli.completion.candidates import CommandParsers, completion_lines
-
-    shell, *typed = arguments or ["zsh"]
-    for line in completion_lines(
-        shell, typed, CommandParsers(_main_parser, command_parser, commands.COMMANDS)
-    ):
-        print(line)
-    return ExitCode.DONE
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:
@@ -302,7 +294,11 @@ def _show_profile(options: argparse.Namespace) -> ExitCode:
 def _check_profile(options: argparse.Namespace) -> ExitCode:
     from ida_tui.planning.preview import render_preview
 
-    print(multiple_lines(render_preview(_resolve_profile(options.check, options.overrides))))
+    print(
+        multiple_lines(
+            render_preview(_resolve_profile(options.check, options.overrides, data="download_own"))
+        )
+    )
     return ExitCode.DONE
 
 
@@ -314,13 +310,15 @@ _FLAG_HANDLERS = {
 }
 
 
-def _resolve_profile(profile: str, overrides: list[str]) -> ResolvedExperiment:
+def _resolve_profile(
+    profile: str, overrides: list[str], data: DataUse = "download"
+) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
     if "=" in profile and not Path(profile).is_file():
-        return resolve(None, [profile, *overrides])
-    return resolve(profile, overrides)
+        return resolve(None, [profile, *overrides], data=data)
+    return resolve(profile, overrides, data=data)
 
 
 def _epilog() -> str:
@@ -346,24 +344,6 @@ def _main_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--run", metavar="PROFILE", help="train without opening the app")
-    parser.add_argument(
-        "--check", metavar="PROFILE", help="resolve and plan a run without starting it"
-    )
-    parser.add_argument(
-        "--show", metavar="PROFILE", help="print every value and where it comes from"
-    )
-    parser.add_argument(
-        "--list",
-        nargs="?",
-        const="all",
-        metavar="KIND",
-        help="list the profiles (models, experiments, judges, rubrics, prompts)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="with --run: print events as JSON lines"
-    )
-    parser.add_argument("--detach", action="store_true", help="with --run: train in the background")
-    parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
+    add_flags(parser)
+    add_override_arguments(parser)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -62,10 +63,27 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
         values: the values to show.
         axis: the axis of the values; None is the reward.
     """
+    if axis is not None and axis.low is not None and axis.high is not None:
+        return axis.low, axis.high if axis.high > axis.low else axis.low + 1
     known = [value for value in values if value is not None]
-    low = axis.low if axis is not None and axis.low is not None else min([0.0, *known])
-    high = axis.high if axis is not None and axis.high is not None else max([1.0, *known])
+    low = (
+        axis.low
+        if axis is not None and axis.low is not None
+        else 0.0 - _round_up(-min([0.0, *known]))
+    )
+    high = (
+        axis.high if axis is not None and axis.high is not None else _round_up(max([1.0, *known]))
+    )
     return low, high if high > low else low + 1
+
+
+def _round_up(value: float) -> float:
+    """The next larger number with two significant digits; 0 for a number below a millionth."""
+    if value < 1e-6:
+        return 0.0
+    digits = 1 - math.floor(math.log10(value))
+    factor: float = 10.0**digits
+    return math.ceil(round(value * factor, 6)) / factor
 
 
 def judged_axis(name: str) -> Axis:
@@ -81,22 +99,7 @@ IDA_REWARD = "R_IDA"
 
 
 RESERVED_NAMES = frozenset(
-    (
-        "reward",
-        "reason",
-        "cost",
-        "min",
-        "max",
-        "abs",
-        "sqrt",
-        "if",
-        "else",
-        "and",
-        "or",
-        "not",
-        "is",
-        "in",
-    )
+    ("reward", "reason", "cost", "min", "max", "abs", "sqrt", *map(str.lower, keyword.kwlist))
 )
 """Names that an axis cannot have, in lower case."""
 IDA_FORMULAS = ("r_ida", "ungated", "align-only")

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import resolve_device
-from ida_tui.config.effects import check_effects
 from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.judge_checks import check_scoring
 from ida_tui.config.model_files import inspect_model, model_problem
@@ -24,13 +24,22 @@ from ida_tui.config.precision import (
     nearest_supported,
     resolve_precision,
 )
+from ida_tui.config.prompts import SOURCE_KEYS
 from ida_tui.config.repeated_prompts import repeated_held_out_note, repeated_training_note
 from ida_tui.config.schema import (
     Config,
     DeviceName,
     ModelConfig,
-    TrainingConfig,
+    Prompt,
+    PromptSet,
 )
+from ida_tui.config.sections.training import TrainingConfig
+from ida_tui.config.templates.thinking import find_thinking
+from ida_tui.config.training_checks.adapter import check_adapter
+from ida_tui.config.training_checks.effects import check_effects
+from ida_tui.config.training_checks.extra import check_extra
+from ida_tui.config.training_checks.losses import check_loss, check_rollout_size
+from ida_tui.config.training_checks.schedule import check_schedule
 from ida_tui.util.finding import Finding, error_finding, note_finding
 
 _EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
@@ -51,12 +60,16 @@ def check_config(
         *_check_prompts(config),
         *_check_steps(config),
         *_check_model(config.model),
+        *_check_thinking(config),
         *_check_lengths(config),
         *_check_dropout(config),
         *_check_precision(config, device),
         *_check_attention(config, device),
         *check_scoring(config, today or date.today()),
-        *_check_loss(config),
+        *check_loss(config),
+        *check_schedule(config),
+        *check_adapter(config),
+        *check_extra(config),
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
@@ -70,40 +83,31 @@ def check_config(
 
 def _check_prompts(config: Config) -> Iterator[Finding]:
     prompts = config.prompts
-    if not prompts.prompts:
+    about = "prompts.prompts" if prompts.source is None else "prompts.source"
+    yield from _check_source(prompts)
+    if prompts.problem:
+        return
+    if not prompts.rows():
         yield error_finding(
-            "prompts.prompts",
+            about,
             "there are no prompts",
-            "add at least one: - {id: NAME, kind: harmless, text: the user's message}",
+            "add at least one: - {id: NAME, kind: harmless, text: the user's message}"
+            "\nor use a data file: prompts=FILE.jsonl",
         )
         return
-    for position, prompt in enumerate(prompts.prompts):
-        if not prompt.text.strip():
-            yield error_finding(
-                f"prompts.prompts.{position}.text",
-                f'the prompt "{prompt.id}" is empty',
-                "add the user's message, or remove the prompt",
-            )
-    counts = Counter(p.id for p in prompts.prompts)
-    for position, prompt in reversed(list(enumerate(prompts.prompts))):
-        if counts[prompt.id] > 1:
-            yield error_finding(
-                f"prompts.prompts.{position}.id",
-                f'two prompts have the id "{prompt.id}"',
-                "rename one of them: ids must be unique within a set",
-            )
-            break
-    train = [p.id for p in prompts.prompts if p.split == "train"]
+    if prompts.source is None:
+        yield from _check_listed_prompts(prompts.prompts)
+    train, known = _first_train_ids(prompts), _known_ids(prompts)
     for position, prompt_id in enumerate(prompts.only or []):
         key = f"prompts.only.{position}"
-        if prompt_id in counts and prompt_id not in train:
+        if prompt_id in known and prompt_id not in train:
             yield error_finding(
                 key,
                 f'the prompt "{prompt_id}" is held out, so it cannot be trained on',
                 f"remove the prompt from only:, or set split: train for it; "
                 f"training ids: {_first_ids(train)}",
             )
-        elif prompt_id not in counts:
+        elif prompt_id not in known:
             close = difflib.get_close_matches(prompt_id, train, n=2)
             yield error_finding(
                 key,
@@ -114,7 +118,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             )
     if not prompts.train() and not (prompts.only and train):
         yield error_finding(
-            "prompts.prompts" if prompts.only is None else "prompts.only",
+            about if prompts.only is None else "prompts.only",
             "there are no prompts to train on",
             "set split: train for some prompts"
             if not train
@@ -125,14 +129,83 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         yield error_finding(
             "evaluation.enabled",
             f"evaluation needs held-out prompts, but this prompt set has {has}",
-            "set evaluation.enabled to false, or set split: held-out for some prompts",
+            "set evaluation.enabled to false, or set split: held-out for some prompts"
+            if prompts.source is None
+            else "hold some out, such as prompts.held_out_fraction=0.1, or set evaluation.enabled=false",
         )
     if note := repeated_held_out_note(prompts):
-        yield note_finding(
-            "prompts.prompts", note, "replace them, or remove them from the prompt set"
-        )
+        yield note_finding(about, note, "replace them, or remove them from the prompt set")
     if note := repeated_training_note(prompts):
-        yield note_finding("prompts.prompts", note, "remove them if that is not intended")
+        yield note_finding(about, note, "remove them if that is not intended")
+
+
+def _check_source(prompts: PromptSet) -> Iterator[Finding]:
+    """Keys of a source without one, and how the source was read."""
+    if prompts.source is None:
+        given = next((key for key in SOURCE_KEYS if key in prompts.model_dump()), None)
+        if given is not None:
+            yield error_finding(
+                f"prompts.{given}",
+                f"{given} belongs to a source, and these prompts are a list",
+                "add prompts.source=FILE.jsonl, or remove the key",
+            )
+        return
+    if prompts.prompts:
+        yield error_finding(
+            "prompts.source",
+            "the prompts have both a list and a source",
+            "remove prompts: or source:",
+            "prompts.prompts",
+        )
+    if prompts.held_out_fraction is not None and (
+        prompts.held_out_source or prompts.held_out_split
+    ):
+        yield error_finding(
+            "prompts.held_out_fraction",
+            "the held-out prompts are both a fraction of the rows and rows of their own",
+            "remove held_out_fraction, or held_out_source and held_out_split",
+            "prompts.held_out_source",
+            "prompts.held_out_split",
+        )
+    if prompts.problem:
+        yield note_finding(
+            "prompts.source",
+            f"the prompts are not known: {prompts.problem}",
+            "put the data back to train or evaluate on it",
+        )
+    for note in prompts.source_notes():
+        yield note_finding("prompts.source", note, "")
+
+
+def _check_listed_prompts(prompts: list[Prompt]) -> Iterator[Finding]:
+    for position, prompt in enumerate(prompts):
+        if not prompt.text.strip():
+            yield error_finding(
+                f"prompts.prompts.{position}.text",
+                f'the prompt "{prompt.id}" is empty',
+                "add the user's message, or remove the prompt",
+            )
+    counts = Counter(p.id for p in prompts)
+    for position, prompt in reversed(list(enumerate(prompts))):
+        if counts[prompt.id] > 1:
+            yield error_finding(
+                f"prompts.prompts.{position}.id",
+                f'two prompts have the id "{prompt.id}"',
+                "rename one of them: ids must be unique within a set",
+            )
+            break
+
+
+def _known_ids(prompts: PromptSet) -> set[str]:
+    """The ids that `only` can name; not read without it."""
+    return {p.id for p in prompts.rows()} if prompts.only else set()
+
+
+def _first_train_ids(prompts: PromptSet) -> list[str]:
+    """Ids of the prompts that can be trained on; without `only`, those of the first ones."""
+    if prompts.only is None and prompts.source is not None:
+        return [p.id for p in prompts.train()[:10]]
+    return [p.id for p in prompts.rows() if p.split == "train"]
 
 
 def _first_ids(ids: list[str]) -> str:
@@ -141,7 +214,14 @@ def _first_ids(ids: list[str]) -> str:
 
 def _check_steps(config: Config) -> Iterator[Finding]:
     training, train = config.training, len(config.prompts.train())
+    if findings := list(check_rollout_size(training)):
+        yield from findings
+        return
     batch, group = training.per_device_train_batch_size, training.num_generations
+    if training.steps_per_rollout > 1:
+        findings = list(_check_shared_rollout(training, train))
+        yield from findings or _check_length(config)
+        return
     passes = training.gradient_accumulation_steps
     passes_per_group = group // math.gcd(batch, group)
     most_passes = train * group // batch // passes_per_group * passes_per_group
@@ -162,14 +242,14 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "training.per_device_train_batch_size",
         )
         return
-    if 0 < train < training.prompts_per_step:
+    if 0 < train < training.prompts_per_rollout:
         fix = f"gradient_accumulation_steps to {most_passes}"
         if not most_passes:
             fix = f"per_device_train_batch_size to {group} and gradient_accumulation_steps to 1"
-        missing = training.prompts_per_step - train
+        missing = training.prompts_per_rollout - train
         yield error_finding(
             "training.gradient_accumulation_steps",
-            f"a step needs {training.prompts_per_step} prompts, but there"
+            f"a step needs {training.prompts_per_rollout} prompts, but there"
             f" {'is' if train == 1 else 'are'} only {train} to train on",
             f"set {fix}, or add {missing} more {_plural('prompt', missing)}",
             "training.per_device_train_batch_size",
@@ -178,6 +258,34 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "prompts.name",
         )
         return
+    yield from _check_length(config)
+
+
+def _check_shared_rollout(training: TrainingConfig, train: int) -> Iterator[Finding]:
+    """Errors about a rollout that serves several steps."""
+    key = "steps_per_generation" if training.steps_per_generation else "generation_batch_size"
+    rows, group = training.completions_per_rollout, training.num_generations
+    if rows % group:
+        yield error_finding(
+            f"training.{key}",
+            f"{rows} completions per rollout are not a multiple of num_generations ({group})",
+            f"set num_generations to {math.gcd(rows, group)}, or change {key}"
+            if math.gcd(rows, group) > 1
+            else f"change {key}",
+            "training.num_generations",
+        )
+    elif 0 < train < rows // group:
+        yield error_finding(
+            f"training.{key}",
+            f"a rollout needs {rows // group} prompts, but there are only {train} to train on",
+            f"lower {key}, or add {rows // group - train} more prompts",
+            "prompts.only",
+            "prompts.name",
+        )
+
+
+def _check_length(config: Config) -> Iterator[Finding]:
+    training, train = config.training, len(config.prompts.train())
     steps = config.planned_steps()
     if train and steps == 0:
         yield error_finding(
@@ -185,12 +293,12 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "this experiment has no training steps",
             "set max_steps to the number of steps, or num_train_epochs to at least 1",
         )
-    dropped = train % training.prompts_per_step
+    dropped = train % training.prompts_per_rollout
     if training.max_steps is None and dropped:
         yield note_finding(
             "training.gradient_accumulation_steps",
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
-            f"use a number of prompts that is a multiple of {training.prompts_per_step}",
+            f"use a number of prompts that is a multiple of {training.prompts_per_rollout}",
         )
 
 
@@ -216,11 +324,16 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
         )
 
 
+def _check_thinking(config: Config) -> Iterator[Finding]:
+    if finding := find_thinking(config):
+        yield finding
+
+
 def _check_lengths(config: Config) -> Iterator[Finding]:
     context = inspect_model(config.model).context_length
     if context is None:
         return
-    longest = max((len(p.text) for p in config.prompts.prompts), default=0)
+    longest = longest_prompt_characters(config.prompts.rows(), config.prompts.system)
     lengths = [("training.max_completion_length", config.training.max_completion_length)]
     if config.evaluation.enabled and config.evaluation.max_completion_length is not None:
         lengths.append(
@@ -337,26 +450,6 @@ def _unsupported_precision(
         f" {precision.optim} is not known to learn on {device}"
     )
     return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"
-
-
-def _check_loss(config: Config) -> Iterator[Finding]:
-    training = config.training
-    if training.loss_type != "bnpo":
-        return
-    reason = "loss_type bnpo averages over the tokens of each pass"
-    if training.token_budget == "auto":
-        yield error_finding(
-            "training.token_budget",
-            f"{reason}, so with token_budget: auto the memory of the machine would decide what is trained",
-            "set token_budget to null and choose per_device_train_batch_size, or set loss_type to dapo",
-            "training.loss_type",
-        )
-    elif training.token_budget is not None or training.gradient_accumulation_steps > 1:
-        yield note_finding(
-            "training.loss_type",
-            f"{reason}: another per_device_train_batch_size or number of processes trains something else",
-            "set loss_type to dapo, which averages over the tokens of the whole step",
-        )
 
 
 def _check_rollout(config: Config) -> Iterator[Finding]:

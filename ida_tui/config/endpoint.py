@@ -43,6 +43,7 @@ def endpoint_of(base_url: str | None) -> str:
     """
     parts = urlsplit(base_url or OPENAI_BASE_URL)
     host = _comparable_host(host_of(base_url))
+    host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 

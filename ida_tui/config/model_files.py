@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.config import embedded
-from ida_tui.config.model_safety import MAX_CONFIG_BYTES, Problem, model_folder_problem
+from ida_tui.config.model_safety import (
+    MAX_CONFIG_BYTES,
+    Problem,
+    folder_template,
+    model_folder_problem,
+    render_templates_safely,
+)
 from ida_tui.config.schema import ModelConfig
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import open_regular, read_bytes
@@ -25,6 +31,9 @@ from ida_tui.util.text import parse_json
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a weight file that is read; the format allows no longer one."""
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Linear layers of the attention; the others belong to the feed-forward block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +84,14 @@ class ModelShape:
         )
         return self.layers * layer + embeddings
 
-    def adapter_parameter_count(self, rank: int, target_modules: str | list[str]) -> int:
-        """Parameter count of a LoRA adapter on these modules of every layer."""
-        linears = self.linear_shapes()
-        names = linears if target_modules == "all-linear" else target_modules
-        shapes = [linears[name] for name in names if name in linears]
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
+        """Full name of every linear layer and of the embedding → its input and output width."""
+        shapes = {"model.embed_tokens": (self.vocabulary, self.hidden)}
+        for layer in range(self.layers):
+            for name, shape in self.linear_shapes().items():
+                part = "self_attn" if name in ATTENTION_LAYERS else "mlp"
+                shapes[f"model.layers.{layer}.{part}.{name}"] = shape
+        return shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
 
 def model_problem(model: ModelConfig) -> Problem | None:
     """Problem and fix of a model's path or of its local files; None if the model can be used."""
-    if problem := _path_problem(model.path):
+    if problem := _path_problem(model.path) or _override_problem(model):
         return problem
     if model.path == "embedded":
         return None
@@ -151,6 +162,27 @@ def model_problem(model: ModelConfig) -> Problem | None:
     if damage := find_damaged_weights(local):
         return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
     return None
+
+
+def _override_problem(model: ModelConfig) -> Problem | None:
+    if model.chat_template is None:
+        return None
+    if not model.chat_template.strip():
+        return "model.chat_template is empty", "give it a template, or remove it"
+    problem = render_templates_safely((model.chat_template,)).problem
+    return (
+        (f"the template in model.chat_template {problem}", "use another template")
+        if problem
+        else None
+    )
+
+
+def chat_template_of(model: ModelConfig) -> str:
+    """The chat template of a model on this machine; empty if it has none or is not here."""
+    if model.chat_template is not None:
+        return model.chat_template
+    folder = inspect_model(model).folder
+    return folder_template(folder) if folder is not None else ""
 
 
 def _path_problem(path: str) -> Problem | None:
@@ -212,10 +244,16 @@ def find_damaged_weights(folder: Path) -> str:
                     return f"{file.name} is empty or truncated"
                 header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
             header.pop("__metadata__", None)
-            ends = [tensor["data_offsets"][1] for tensor in header.values()]
-            expected = 8 + length + max(ends, default=0)
+            spans = sorted(tuple(tensor["data_offsets"]) for tensor in header.values())
+            expected = 8 + length + max((end for _, end in spans), default=0)
             if size != expected:
                 return f"{file.name} has {size:,} bytes, but must have {expected:,}"
+            starts = [0, *(end for _, end in spans[:-1])]
+            if any(
+                end < begin or begin != start
+                for (begin, end), start in zip(spans, starts, strict=False)
+            ):
+                return f"{file.name} is damaged: its tensors overlap or have gaps between them"
         except OSError as error:
             return f"{file.name} cannot be read: {error.strerror or error}"
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

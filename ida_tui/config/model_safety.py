@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ida_tui.config import render_templates
+from ida_tui.config.conversation import ChatMessage, chat_messages, system_context
 from ida_tui.util.safe_files import TEXT_SUFFIXES, read_bytes, unsafe_entry_problem
 from ida_tui.util.text import one_line, parse_json
 
@@ -88,18 +91,38 @@ def _stamp(path: Path) -> tuple[str, int, int] | None:
 def _template_problem(folder: Path, _stamps: tuple[object, ...]) -> str:
     """What is wrong with the chat templates in a folder, as a predicate; empty if nothing is.
 
-    They are rendered in a process of their own with limited memory and processor time. A template that cannot
-    be rendered at all is no problem here: the libraries report it.
+    A template that cannot be rendered at all is no problem here: the libraries report it.
     """
     templates = [text for path in _template_files(folder) for text in _templates_in(path)]
-    if not templates:
-        return ""
+    return render_templates_safely(tuple(templates)).problem if templates else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedTemplates:
+    """Chat templates that were rendered with a short message."""
+
+    problem: str = ""
+    """What is wrong with them, as a predicate; empty if nothing is."""
+    tails: tuple[tuple[str, ...], ...] = ()
+    """For each template and each of the arguments, the end of the prompt; empty if it fails."""
+
+
+@lru_cache(maxsize=32)
+def render_templates_safely(
+    templates: tuple[str, ...], arguments: str = "[{}]"
+) -> RenderedTemplates:
+    """Render templates in a process of their own with limited memory and processor time.
+
+    Args:
+        templates: the texts of the templates.
+        arguments: a JSON list of mappings, each with the arguments for one rendering.
+    """
     if any(len(text) > render_templates.MAX_CHARACTERS for text in templates):
-        return f"is longer than {render_templates.MAX_CHARACTERS:,} characters"
+        return RenderedTemplates(f"is longer than {render_templates.MAX_CHARACTERS:,} characters")
     try:
         process = subprocess.run(
             [sys.executable, "-P", "-m", render_templates.__name__],
-            input=json.dumps(templates),
+            input=f"[{json.dumps(templates)}, {arguments}, {json.dumps(_random_conversations())}]",
             env={name: os.environ[name] for name in _CHILD_ENVIRONMENT if name in os.environ},
             capture_output=True,
             text=True,
@@ -107,12 +130,35 @@ def _template_problem(folder: Path, _stamps: tuple[object, ...]) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "does not end"
-    if process.returncode in (-signal.SIGVTALRM, -signal.SIGKILL):
-        return f"does not end within {render_templates.MAX_CPU_S} s"
+        return RenderedTemplates("does not end")
+    if process.returncode in (-signal.SIGPROF, -signal.SIGKILL):
+        return RenderedTemplates(f"does not end within {render_templates.MAX_CPU_S} s")
     if process.returncode == render_templates.TOO_LARGE or process.returncode < 0:
-        return f"expands one short message to over {render_templates.MAX_CHARACTERS:,} characters"
-    return ""
+        return RenderedTemplates(
+            f"expands one short message to over {render_templates.MAX_RENDERED_CHARACTERS:,} characters"
+        )
+    try:
+        tails = json.loads(process.stdout)
+    except ValueError:
+        return RenderedTemplates()
+    return RenderedTemplates(tails=tuple(map(tuple, tails)))
+
+
+def _random_conversations() -> list[list[ChatMessage]]:
+    """Short conversations; a template cannot know their texts, so it cannot behave for them alone."""
+    system, question, answer, reply = (
+        secrets.token_hex(8 + secrets.randbelow(24)) for _ in range(4)
+    )
+    return [
+        chat_messages(question),
+        chat_messages(question, system_context(system)),
+        chat_messages(reply, (("user", question), ("assistant", answer))),
+    ]
+
+
+def folder_template(folder: Path) -> str:
+    """The chat template in a model folder that transformers uses; empty if there is none."""
+    return next((text for path in _template_files(folder) for text in _templates_in(path)), "")
 
 
 def _templates_in(path: Path) -> Iterator[str]:

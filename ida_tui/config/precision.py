@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
+from ida_tui.config.schema import Config, DeviceName, ModelConfig
+from ida_tui.config.sections.training import TrainingConfig
 
 WeightFormat = Literal["float32", "float16", "bfloat16"]
 Autocast = Literal["fp16", "bf16", "none"]

@@ -1,9 +1,8 @@
-"""Comparison of prompts by their text; another id, spacing or case does not make another prompt."""
+"""Comparison of prompts by their text and context; another id, spacing or case makes no other prompt."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -14,6 +13,14 @@ class HasText(Protocol):
     def text(self) -> str:
         """Text of the user's message."""
 
+    @property
+    def system(self) -> str | None:
+        """Its own system prompt."""
+
+    @property
+    def history(self) -> Sequence[object]:
+        """The messages before it."""
+
 
 P = TypeVar("P", bound=HasText)
 
@@ -21,8 +28,22 @@ P = TypeVar("P", bound=HasText)
 def normalize_prompt(text: str) -> str:
     """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
     words = " ".join(text.casefold().split())
+    start, end = 0, len(words)
+    while start < end and not _is_word_character(words[start]):
+        start += 1
+    while start < end and not _is_word_character(words[end - 1]):
+        end -= 1
     # A text without any letter or digit has nothing but punctuation.
-    return re.sub(r"^\W+|\W+$", "", words) or words
+    return words[start:end] or words
+
+
+def _is_word_character(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def _identity(prompt: HasText) -> Hashable:
+    """What makes a prompt another one: its text, and the conversation before it."""
+    return normalize_prompt(prompt.text), prompt.system, tuple(prompt.history)
 
 
 def separate_repeated(
@@ -37,11 +58,11 @@ def separate_repeated(
     Returns:
         The other prompts, in order, and the repeated ones, each with the prompt that it repeats.
     """
-    first = {normalize_prompt(prompt.text): prompt for prompt in trained}
+    first = {_identity(prompt): prompt for prompt in trained}
     distinct: list[P] = []
     repeated: list[tuple[P, P]] = []
     for prompt in prompts:
-        earlier = first.setdefault(normalize_prompt(prompt.text), prompt)
+        earlier = first.setdefault(_identity(prompt), prompt)
         if earlier is prompt:
             distinct.append(prompt)
         else:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from ida_tui.config.axes import (
     IDA_AXES,
@@ -19,6 +19,14 @@ from ida_tui.config.axes import (
 from ida_tui.config.section import Count, Finite, PositiveFloat, Section
 
 AxisName = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,23}$")]
+
+
+def _as_tuple(value: object) -> object:
+    """A list of a profile as the tuple that strict validation expects."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Range = Annotated[tuple[Finite | None, Finite | None], BeforeValidator(_as_tuple)]
 
 
 class RubricAxis(Section):
@@ -36,7 +44,7 @@ class RubricAxis(Section):
     """Python function of a computed axis: `file.py:name`, `package.module:name`, or an entry point."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to the function as keyword arguments."""
-    range: Annotated[list[Finite | None], Field(min_length=2, max_length=2)] | None = None
+    range: Range | None = None
     """Lowest and highest score of a computed axis; null is unknown. A score outside is a failure."""
 
 

@@ -236,7 +236,9 @@ def expression_range(expression: Expression, axes: Sequence[Axis]) -> Expression
 def _sampled_scores(axes: Sequence[Axis]) -> Iterator[dict[str, float]]:
     ranges = []
     for axis in axes:
-        low = axis.low if axis.low is not None else min(0.0, (axis.high or 1.0) - 1)
+        low = axis.low
+        if low is None:
+            low = 0.0 if axis.high is None else min(0.0, axis.high - 1)
         ranges.append((low, axis.high if axis.high is not None else max(1.0, low + 1)))
     names = [axis.name for axis in axes]
     for corner in itertools.product(*ranges):

@@ -8,24 +8,25 @@ file and line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ida_tui.config import embedded
-from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.prompts import Message as Message
+from ida_tui.config.prompts import Prompt as Prompt
+from ida_tui.config.prompts import PromptKind as PromptKind
+from ida_tui.config.prompts import PromptSet as PromptSet
 from ida_tui.config.rubric import RubricAxis as RubricAxis
 from ida_tui.config.rubric import RubricConfig as RubricConfig
-from ida_tui.config.section import Amount, Count, Divisor, PositiveFloat, PositiveInt, Section
+from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
+from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.config.sections.training import TrainingConfig
 
-Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-PromptKind = Literal["harmless", "unsafe"]
-Split = Literal["train", "held-out"]
 
 
 class ModelConfig(Section):
@@ -45,6 +46,8 @@ class ModelConfig(Section):
     """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
+    chat_template: str | None = None
+    """Chat template in place of the model's: its text, or a .jinja or .txt file; null is the model's."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Extra arguments for the chat template, such as `enable_thinking: false`."""
     parameters: PositiveInt | None = None
@@ -64,66 +67,6 @@ class ModelConfig(Section):
             return embedded.model_folder()
         path = Path(self.path).expanduser()
         return path if path.is_dir() else None
-
-
-class Prompt(Section):
-    """One user request for the model to answer."""
-
-    id: Annotated[str, Field(min_length=1)]
-    """Unique within the prompt set."""
-    kind: PromptKind
-    """The model should answer `harmless` requests, and decline `unsafe` ones with a safe alternative."""
-    split: Split = "train"
-    """`train` prompts are used for training; `held-out` prompts only for evaluation."""
-    text: Annotated[str, Field(min_length=1)]
-    """Text of the user's message."""
-    columns: dict[str, Any] = Field(default_factory=dict)
-    """Further columns of its row, such as the right answer, for reward functions and the rubric."""
-
-
-def shared_columns(prompts: Sequence[Prompt]) -> list[str]:
-    """Names of the further columns that all of these prompts have, in order."""
-    shared = set.intersection(*(set(row.columns) for row in prompts)) if prompts else set()
-    return [name for name in (prompts[0].columns if prompts else ()) if name in shared]
-
-
-class PromptSet(Section):
-    """The training and held-out prompts of an experiment."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the texts change."""
-    only: list[str] | None = None
-    """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
-    prompts: list[Prompt]
-    """List of prompts."""
-
-    def train(self) -> list[Prompt]:
-        """The training prompts, in order."""
-        train = [p for p in self.prompts if p.split == "train"]
-        if self.only is None:
-            return train
-        only = set(self.only)
-        return [p for p in train if p.id in only]
-
-    def column_names(self) -> list[str]:
-        """Names of the further columns of all training prompts, in order."""
-        return shared_columns(self.train())
-
-    def held_out(self) -> list[Prompt]:
-        """The held-out prompts, in order, without those whose text is trained on or repeated."""
-        return self._separate_held_out()[0]
-
-    def repeated_held_out(self) -> list[tuple[Prompt, Prompt]]:
-        """The held-out prompts that are left out, each with the prompt of the same text."""
-        return self._separate_held_out()[1]
-
-    def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
-        held_out = [p for p in self.prompts if p.split == "held-out"]
-        return separate_repeated(held_out, self.train())
 
 
 class Price(Section):
@@ -181,114 +124,8 @@ class JudgeConfig(Section):
     """Date on which the provider retires the model, as YYYY-MM-DD."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to a judge plugin."""
-
-
-class LoraConfig(Section):
-    """The LoRA adapter of `method: lora`."""
-
-    r: PositiveInt = 16
-    """Rank of the adapter."""
-    alpha: PositiveInt = 32
-    """The adapter's output is scaled by alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Without effect: all dropout is off, so that the loss scores the policy that drew the completions."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Layers that get an adapter."""
-
-
-class TrainingConfig(Section):
-    """Settings of the GRPO step, with the names and meanings of `trl.GRPOConfig`."""
-
-    method: Literal["lora", "full"] = "lora"
-    """Train a LoRA adapter (the reference model is the base model without it), or all weights."""
-    max_steps: PositiveInt | None = None
-    """Number of optimizer steps; null uses num_train_epochs."""
-    num_train_epochs: PositiveFloat = 1.0
-    """Passes over the training prompts, if max_steps is null."""
-    num_generations: Annotated[int, Field(ge=2, le=10**15)] = 8
-    """Completions sampled per prompt (the group size G)."""
-    per_device_train_batch_size: PositiveInt = 1
-    """Completions per forward and backward pass."""
-    gradient_accumulation_steps: PositiveInt = 8
-    """Passes per optimizer step; times the batch size, this is the number of completions per step."""
-    max_completion_length: PositiveInt = 256
-    """Maximum completion length, in tokens."""
-    learning_rate: PositiveFloat = 1e-5
-    """Peak learning rate."""
-    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
-    """Learning-rate schedule."""
-    warmup_steps: Count = 0
-    """Steps of learning-rate warmup."""
-    weight_decay: Amount = 0.0
-    """Weight decay of AdamW."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """First-moment decay of AdamW."""
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    """Second-moment decay of AdamW; `auto` is 0.999, or 0.99 if the moment is stored in bfloat16."""
-    adam_epsilon: PositiveFloat = 1e-8
-    """Epsilon of AdamW."""
-    optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_kahan", "adafactor"] = "auto"
-    """Optimizer; `auto` is adamw_torch (fused on cuda), or adamw_kahan for trained bfloat16 weights."""
-    max_grad_norm: Amount = 0.0
-    """Maximum gradient norm for clipping; 0 disables clipping."""
-    fp16: bool | Auto = "auto"
-    """fp16 autocast with a gradient scaler; `auto` enables it on mps."""
-    bf16: bool | Auto = "auto"
-    """bf16 autocast; `auto` enables it on cuda."""
-    gradient_checkpointing: bool | Auto = "auto"
-    """Recompute activations in the backward pass: slower, less memory; `auto` only when needed to fit."""
-    token_budget: PositiveInt | Auto | None = None
-    """Maximum tokens per pass; sets the batch size, not completions per step; `auto` is what fits."""
-    rollout_rows: PositiveInt | None = None
-    """Completions sampled at a time; fewer need less memory. Null samples all of a step."""
-    use_vllm: bool = False
-    """Sample with vLLM through TRL; needs CUDA, `engine: plain` and an installed vLLM."""
-    vllm_mode: Literal["colocate", "server"] = "colocate"
-    """Where vLLM runs: inside the training processes, or as a server on other GPUs."""
-    vllm_server_base_url: str = "http://127.0.0.1:8000"
-    """URL of the vLLM server."""
-    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of each GPU's memory for a colocated vLLM."""
-    vllm_tensor_parallel_size: PositiveInt = 1
-    """Number of GPUs that a colocated vLLM splits the model across."""
-    beta: Amount = 0.0
-    """KL coefficient; 0 needs no reference pass."""
-    epsilon: PositiveFloat = 0.2
-    """Clipping range of the probability ratio."""
-    num_iterations: PositiveInt = 1
-    """Optimizer updates per batch of completions."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """Aggregation of the token losses; `bnpo` depends on the batch size, the others do not."""
-    scale_rewards: Literal["group", "batch", "none"] = "batch"
-    """Standard deviation that divides the advantages; `group` amplifies judge noise."""
-    temperature: Divisor = 1.0
-    """Sampling temperature for completions."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling threshold."""
-    top_k: Count = 0
-    """Sample from the k most likely tokens; 0 means all."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Minimum token probability, relative to the most likely token."""
-    repetition_penalty: Divisor = 1.0
-    """Values above 1 make repeated tokens less likely."""
-    mask_truncated_completions: bool = False
-    """Exclude truncated completions from the loss."""
-    shuffle_dataset: bool = True
-    """Shuffle the prompts with the run's seed."""
-    save_steps: Count = 0
-    """Steps between checkpoints; 0 saves only at the end or on stop."""
-    save_total_limit: PositiveInt = 3
-    """Maximum number of checkpoints on disk; older ones are deleted."""
-
-    @property
-    def completions_per_step(self) -> int:
-        """Completions per optimizer step (TRL's generation batch)."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
-
-    @property
-    def prompts_per_step(self) -> int:
-        """Prompts, and so groups, per optimizer step."""
-        return self.completions_per_step // self.num_generations
+    include_thoughts: bool = False
+    """Judge a completion with its thought; by default the judge sees only the answer."""
 
 
 class EvaluationConfig(Section):
@@ -402,6 +239,11 @@ class Config(Section):
     """Alert thresholds, and the action on an alert."""
 
     @property
+    def needs_own_base(self) -> bool:
+        """Whether the base model is another model than the trained one without its adapter."""
+        return self.training.method == "full" or not self.lora.keeps_base
+
+    @property
     def evaluation_rows(self) -> int:
         """Largest number of completions that an evaluation samples at a time."""
         batch_size = self.evaluation.batch_size
@@ -420,7 +262,7 @@ class Config(Section):
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.
 
-        Prompts that do not fill the last batch are dropped, as in TRL.
+        Prompts that do not fill the last rollout are dropped, as in TRL.
         """
         training = self.training
         if training.max_steps is not None:
@@ -428,7 +270,7 @@ class Config(Section):
         return int(-(-self.steps_per_pass() * training.num_train_epochs // 1))
 
     def steps_per_pass(self) -> int:
-        """Optimizer steps of one pass through the training prompts; 0 if they fill no batch."""
+        """Optimizer steps of one pass through the training prompts; 0 if they fill no rollout."""
         training = self.training
-        batches = len(self.prompts.train()) // max(1, training.prompts_per_step)
-        return batches * training.num_iterations
+        rollouts = len(self.prompts.train()) // max(1, training.prompts_per_rollout)
+        return rollouts * training.num_iterations * training.steps_per_rollout

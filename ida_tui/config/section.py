@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 PositiveFloat = Annotated[float, Field(ge=1e-30, le=1e9)]

@@ -84,7 +84,11 @@ def validate(
     assert isinstance(values, dict)
     origins_by_key = {"": root.origin, **dict(iter_origins(root))}
     for key, leaf in iter_leaves(values):
-        if isinstance(leaf, str) and not _is_storable(leaf) and not key.startswith("prompts."):
+        if (
+            isinstance(leaf, str)
+            and not _is_storable(leaf)
+            and not key.startswith("prompts.prompts.")
+        ):
             raise UsageError(
                 "the text has a null character or half of a character pair",
                 "remove it; no file name, address or file can hold it",
@@ -301,7 +305,7 @@ def _annotation_at(model: type[BaseModel], parts: Sequence[str]) -> Any:
             annotation = fields[part].annotation
             continue
         generics = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is not None]
-        lists = [a for a in generics if get_origin(a) is list]
+        lists = [a for a in generics if get_origin(a) in (list, tuple)]
         mappings = [a for a in generics if get_origin(a) is dict]
         if mappings:
             annotation = get_args(mappings[0])[1]
@@ -331,6 +335,7 @@ def _accepted_phrases(annotation: Any) -> list[str]:
         float: ["a number"],
         str: ["text"],
         list: ["a list"],
+        tuple: ["a list of two numbers or nulls"],
         NoneType: ["null"],
     }
     return phrases.get(origin or annotation, ["a mapping of keys to values"])

@@ -42,7 +42,9 @@ class Column(Sequence[float | None]):
 
     def __getitem__(self, index: int | slice) -> float | list[float | None] | None:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
+            start, stop, step = index.indices(self._length)
+            values = self._values[start : stop if stop >= 0 else None : step]
+            return [None if isnan(value) else value for value in values]
         if not -self._length <= index < self._length:
             raise IndexError(index)
         value = self._values[index % self._length]
@@ -51,6 +53,10 @@ class Column(Sequence[float | None]):
     def __iter__(self) -> Iterator[float | None]:
         for value in islice(self._values, self._length):
             yield None if isnan(value) else value
+
+    def since(self, start: int) -> Column:
+        """The figures from a position on."""
+        return Column(self._values[start : self._length], max(0, self._length - start))
 
     def sum(self) -> float:
         """The sum of the known values."""

@@ -24,6 +24,8 @@ from ida_tui.util.format import (
     format_size,
 )
 
+MAX_AXES_BEFORE_REWARD = 4
+"""Number of axes up to which the line of a step ends with the reward; a longer line starts with it."""
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",
@@ -52,7 +54,7 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
             judged = state.run is None or state.run.judge
             return [*_generation_lines(state), *([_judge_batch_line(event)] if judged else [])]
         case ev.StepFinished():
-            return [_step_line(event, state), *_skipped_update_lines(event)]
+            return [_step_line(event, state), *_thought_lines(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
             return _evaluation_lines(event)
         case ev.CheckpointSaved():
@@ -121,7 +123,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        lines.append("  held-out prompts, never trained on (before → after):")
+        judged = _judged_figures_lines(after, state.reward_name)
+        if before.harmless or before.unsafe or judged:
+            lines.append("  held-out prompts, never trained on (before → after):")
         if before.harmless or before.unsafe:
             lines.append(
                 "    harmless requests answered   "
@@ -133,7 +137,7 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
                 f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
                 f"{format_count_share(after.unsafe_refused, after.unsafe)}"
             )
-        lines += _judged_figures_lines(after, state.reward_name)
+        lines += judged
         verdict = after.verdict or counted_conclusion(before, after)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
@@ -283,7 +287,18 @@ def _step_line(step: ev.StepFinished, state: RunState) -> str:
     scores = " ".join(
         f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
-    return f"{start} {scores} → {state.reward_name}={step.reward:.3f}{coverage}"
+    reward = f"{state.reward_name}={step.reward:.3f}{coverage}"
+    if len(state.axes) > MAX_AXES_BEFORE_REWARD:
+        return f"{start} {reward} | {scores}"
+    return f"{start} {scores} → {reward}"
+
+
+def _thought_lines(step: ev.StepFinished) -> list[str]:
+    if step.thought_tokens is None:
+        return []
+    unfinished = step.unfinished_thoughts
+    cut = f"; {unfinished} of {step.completions} completions cut off in it, without an answer"
+    return [f"   thought of {step.thought_tokens:.0f} tokens on average{cut if unfinished else ''}"]
 
 
 def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
@@ -298,6 +313,10 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
 
 def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if evaluation.when == "before" else "After training"
+    if not (evaluation.harmless or evaluation.unsafe):
+        text = f"✓ {moment}, on {evaluation.prompts} held-out prompts"
+        verdict = textwrap.wrap(evaluation.verdict, 97)
+        return [f"{text}{':' if verdict else ''}", *(f"   {line}" for line in verdict)]
     return [
         f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
         f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
@@ -307,11 +326,11 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
 
 
 def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:
-    """The reward of the held-out answers, by the kind of their prompts."""
+    """The reward of the held-out answers; `reward` is its name."""
     lines = []
     for figure in evaluation.figures:
-        kind, _, name = figure.name.rpartition(" ")
-        if name == reward and figure.unit == "reward":
+        if figure.name == reward or figure.name.endswith(f" {reward}"):
+            kind = figure.name.removesuffix(reward).strip()
             label = f"{reward} of {kind} requests" if kind else reward
             interval = (
                 f"95% interval of the change {format_signed(figure.low, 3)}"

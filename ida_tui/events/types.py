@@ -146,6 +146,10 @@ class CompletionFinished:
     tokens: int
     ended: bool
     """True if it ended with EOS, false if it was truncated at max_completion_length."""
+    context: tuple[tuple[str, str], ...] = ()
+    """The messages before the prompt: role and content of each; empty if there are none."""
+    thought_tokens: int = 0
+    """Length of its thought in tokens; the text contains the thought with its tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +301,10 @@ class StepFinished:
     reused_step: int | None = None
     """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
     its own. The figures of the completions are only in that earlier step."""
+    thought_tokens: float | None = None
+    """Mean length of the thoughts in tokens, over the completions with one; null if there are none."""
+    unfinished_thoughts: int = 0
+    """Completions that were cut off in their thought, and have no answer."""
 
     @property
     def weights_moved(self) -> bool:
@@ -399,6 +407,8 @@ class EvaluationFinished:
     """Compliant answers to each harmless prompt, in the order of the profile; empty in old runs."""
     declined_by_prompt: tuple[int, ...] = ()
     """Full and partial refusals of each unsafe prompt; empty in old runs."""
+    unclassified: int = 0
+    """Answers without a refusal class, because they are not in English; no other count contains them."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 

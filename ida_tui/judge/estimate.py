@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
@@ -11,12 +12,16 @@ from ida_tui.judge.backends.openai.prompt import system_message
 _CHARS_PER_TOKEN = 4.0
 _TYPICAL_COMPLETION_TOKENS = 250
 _TYPICAL_REPLY_TOKENS = 60
+_SAMPLED_PROMPTS = 2000
 
 
 def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
     """Input and output tokens of one typical call, from the lengths of the rubric and the prompts."""
-    texts = [p.text for p in prompts.prompts]
-    chars = len(system_message(rubric)) + sum(map(len, texts)) / max(1, len(texts))
+    rows = prompts.rows()
+    # A sample of a large set.
+    rows = rows[:: max(1, len(rows) // _SAMPLED_PROMPTS)]
+    lengths = [longest_prompt_characters([prompt], prompts.system) for prompt in rows]
+    chars = len(system_message(rubric)) + sum(lengths) / max(1, len(lengths))
     return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
 
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config, JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
-from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.judge.backends.offline.heuristic import UNKNOWN_LANGUAGE_FAILURE, OfflineScorer
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
     JudgeClient,
@@ -36,14 +37,16 @@ from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import VerdictCache, cache_folder
+from ida_tui.judge.cache.store import VerdictCache
 from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, rubric_formula
+from ida_tui.util.paths import cache_folder
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
+from ida_tui.util.thoughts import split_thought
 
 CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the replies of paid calls when a service closes."""
@@ -150,7 +153,7 @@ class JudgeService:
         self._on_event = options.on_event
         self._retry_base_s = options.retry_base_s
         self._offline = (
-            OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
+            OfflineScorer(list(texts_of(prompts.rows()))) if config.kind == "offline" else None
         )
         self._cache_keys = CacheKeyBuilder.for_endpoint(config, rubric)
         self._cache: VerdictCache | None = None
@@ -333,8 +336,14 @@ class JudgeService:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
         if self._config.kind == "none":
             return Verdict.scored({}, "", "", calls=0)
+        unfinished = False
+        if not self._config.include_thoughts:
+            parts = split_thought(request.completion)
+            request = replace(request, completion=parts.answer)
+            unfinished = parts.unfinished
         if is_blank(request.completion):
-            reason = "an empty answer: scored 0 without a judge call"
+            what = "cut off in its thought, without an answer" if unfinished else "an empty answer"
+            reason = f"{what}: scored 0 without a judge call"
             zeros = dict.fromkeys(self._rubric.judged_axes, 0.0)
             return Verdict.scored(zeros, reason, self.label, calls=0)
         if self._offline is not None:
@@ -362,11 +371,14 @@ class JudgeService:
     def _score_offline(self, scorer: OfflineScorer, request: JudgeRequest) -> Verdict:
         started = time.perf_counter()
         score = scorer.score(request.prompt, request.kind, request.completion)
+        latency_s = time.perf_counter() - started
+        if score is None:
+            return Verdict.failed(UNKNOWN_LANGUAGE_FAILURE, self.label, latency_s=latency_s)
         return Verdict.scored(
             score.scores,
             score.reason,
             self.label,
-            latency_s=time.perf_counter() - started,
+            latency_s=latency_s,
             refusal=score.refusal,
         )
 

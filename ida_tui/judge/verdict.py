@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ida_tui.config.axes import JUDGED_RANGE, Scores
+from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
@@ -26,13 +27,15 @@ class JudgeRequest:
     prompt_id: str
     prompt: str
     """The text of the prompt."""
-    kind: PromptKind
+    kind: PromptKind | None
     """The prompt's known kind; only the offline judge and judge plugins see it."""
     completion: str
     sample_index: int = 0
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
+    context: Context = ()
+    """The messages before the prompt, the system prompt first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def plan_chat(config: Config, device: DeviceName, tokens: int) -> MemoryPlan | N
     """The memory plan of a chat; None if the model's layer sizes are unknown.
 
     With an adapter, one model is loaded and its adapter switched off for the base model's answers. Where
-    all weights were trained, both models are loaded.
+    all weights or biases were trained, both models are loaded.
 
     Args:
         config: the run's profile.
@@ -41,7 +41,7 @@ def plan_chat(config: Config, device: DeviceName, tokens: int) -> MemoryPlan | N
     if files.shape is None:
         return None
     weights = list(weight_items(config, device, files.shape))
-    if config.training.method == "full":
+    if config.needs_own_base:
         weights.append(MemoryItem(MODEL_COPY, weights[0].size, "always"))
     batch = RowBatch(1, 1, tokens, config.evaluation_max_completion_length)
     return _as_plan(

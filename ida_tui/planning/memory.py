@@ -16,9 +16,11 @@ from ida_tui.config import profiles
 from ida_tui.config.model_files import ModelShape, inspect_model
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.schema import Config, DeviceName, Prompt
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import MemoryPeriod, PlanPeriod
 from ida_tui.planning import memory_terms as terms
+from ida_tui.planning.adapter_size import adapter_parameters
 from ida_tui.planning.memory_terms import DTYPE_BYTES, AttentionMethod, RowBatch
 
 RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
@@ -214,13 +216,9 @@ def _batch_sizes(config: Config) -> list[int]:
 
 def _with_batch_settings(config: Config, rows: int, recomputes: bool) -> Config:
     training = config.training
-    changes = {
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": training.completions_per_step // rows,
-        "gradient_checkpointing": recomputes,
-        "token_budget": None,
-    }
-    return config.model_copy(update={"training": training.model_copy(update=changes)})
+    split = training.with_batch(rows, training.completions_per_step // rows)
+    changes = {"gradient_checkpointing": recomputes, "token_budget": None}
+    return config.model_copy(update={"training": split.model_copy(update=changes)})
 
 
 def resolve_limit(config: Config, machine_bytes: float) -> float:
@@ -257,22 +255,18 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
     if current is None:
         return []
     training, step_rows = config.training, config.training.completions_per_step
+    rollout_rows = training.completions_per_rollout
     changes: list[tuple[str, dict[str, object]]] = []
     options = [*_smaller_evaluation(config, device, current)]
     if training.method == "full":
         changes.append(("training.method=lora", {"method": "lora"}))
     if training.per_device_train_batch_size > 1:
-        changes.append(
-            (
-                f"training.per_device_train_batch_size=1 training.gradient_accumulation_steps={step_rows}",
-                {"per_device_train_batch_size": 1, "gradient_accumulation_steps": step_rows},
-            )
-        )
+        changes.append((split_overrides(training, 1), dict(training.with_batch(1, step_rows))))
     if training.gradient_checkpointing is False:
         changes.append(("training.gradient_checkpointing=true", {"gradient_checkpointing": True}))
     if (
         config.engine == "fast"
-        and (training.rollout_rows or step_rows) > training.num_generations // 2
+        and (training.rollout_rows or rollout_rows) > training.num_generations // 2
     ):
         half = training.num_generations // 2
         changes.append((f"training.rollout_rows={half}", {"rollout_rows": half}))
@@ -285,6 +279,18 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
         if reduced is not None and reduced.peak_bytes < current.peak_bytes:
             options.append(MemoryReduction(setting, reduced.peak_bytes))
     return options
+
+
+def split_overrides(training: TrainingConfig, rows: int) -> str:
+    """Overrides that split the same steps into batches of this size, as typed."""
+    split = training.with_batch(rows, training.completions_per_step // rows)
+    names = ["per_device_train_batch_size", "gradient_accumulation_steps"]
+    if training.steps_per_generation is not None:
+        split = split.model_copy(
+            update={"steps_per_generation": training.completions_per_rollout // rows}
+        )
+        names.append("steps_per_generation")
+    return " ".join(f"training.{name}={getattr(split, name)}" for name in names)
 
 
 def _smaller_evaluation(
@@ -331,6 +337,7 @@ def evaluation_batch(
     return RowBatch.of_prompts(
         prompts,
         device,
+        system=config.prompts.system,
         rows=min(config.evaluation_rows, len(prompts) * samples),
         group_size=samples,
         completion_tokens=config.evaluation_max_completion_length,
@@ -352,16 +359,17 @@ def generation_items(
 def _adapter_parameters(config: Config, shape: ModelShape) -> int:
     if config.training.method != "lora":
         return 0
-    return shape.adapter_parameter_count(config.lora.r, config.lora.target_modules)
+    return adapter_parameters(shape, config.lora)
 
 
 def _training_batch(config: Config, device: DeviceName) -> RowBatch:
-    """All completions of a step."""
+    """All completions of a rollout."""
     training = config.training
     return RowBatch.of_prompts(
         config.prompts.train(),
         device,
-        rows=training.completions_per_step,
+        system=config.prompts.system,
+        rows=training.completions_per_rollout,
         group_size=training.num_generations,
         completion_tokens=training.max_completion_length,
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import METAL_LENGTH_BUCKET
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.schema import Config, DeviceName, Prompt
@@ -52,12 +53,13 @@ class RowBatch:
         prompts: Sequence[Prompt],
         device: DeviceName,
         *,
+        system: str | None,
         rows: int,
         group_size: int,
         completion_tokens: int,
     ) -> RowBatch:
         """Rows whose prompts are as long as the longest of these; Metal rounds all lengths up."""
-        longest = max((len(prompt.text) for prompt in prompts), default=0)
+        longest = longest_prompt_characters(prompts, system)
         bucket = METAL_LENGTH_BUCKET if device == "mps" else 1
         prompt_tokens = TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN)
         return cls(
@@ -115,7 +117,10 @@ def activation_bytes(
     length = batch.prompt_tokens + batch.completion_tokens
     queries = batch.completion_tokens if shared else length
     lora = config.training.method == "lora"
-    layer_bytes = _layer_bytes(shape, lora, config.lora.r, tokens, compute, autocast)
+    rank = max(config.lora.r, *config.lora.rank_pattern.values(), 0)
+    layer_bytes = _layer_bytes(shape, lora, rank, tokens, compute, autocast)
+    if lora and config.lora.use_dora:
+        layer_bytes += _dora_layer_bytes(shape, tokens, compute)
     # Prompt keys and values are prepended to those of each row, and repeated for heads that share them.
     layer_bytes += 2 * batch.rows * length * shape.query_width * compute
     if attention == "fused":
@@ -129,6 +134,9 @@ def activation_bytes(
     if attention != "fused":
         widest = max(widest, 2 * 4 * shape.heads * batch.rows * queries * length)
     backward = tokens * 3 * shape.hidden * compute + widest
+    if lora and config.lora.use_dora:
+        # The norms of the widest weight: an identity matrix, B·A, W + B·A and their squares.
+        backward += 4 * (shape.intermediate**2 + 3 * shape.intermediate * shape.hidden)
     if checkpointed:
         return shape.layers * tokens * shape.hidden * compute + layer_bytes + backward
     casts = 0.0
@@ -187,6 +195,12 @@ def _layer_bytes(
     elif compute < 4 and lora:
         casts = 4 * (5 * h + q + i)  # PEFT's copies in the adapter's float32
     return float(tokens * (4 * norms + other * compute + casts))
+
+
+def _dora_layer_bytes(shape: ModelShape, tokens: int, compute: int) -> float:
+    """Bytes that DoRA saves in one layer: the output of every linear layer, without and with its adapter."""
+    outputs = sum(width for _, width in shape.linear_shapes().values())
+    return float(2 * tokens * outputs * compute)
 
 
 def _round_up(length: int, multiple: int) -> int:

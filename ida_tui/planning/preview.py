@@ -18,7 +18,8 @@ from ida_tui.config.model_files import ModelFiles, inspect_model
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.reward_files import named_functions
-from ida_tui.config.schema import Config, DeviceName, JudgeConfig, LoraConfig
+from ida_tui.config.schema import Config, DeviceName, JudgeConfig
+from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.codec import EventError
@@ -118,11 +119,11 @@ def count_judge_calls(config: Config) -> tuple[int, int]:
     """Number of judge calls for training (without a cache) and for the drift checks."""
     training, judge = config.training, config.judge
     steps = config.planned_steps()
-    batches = -(-steps // training.num_iterations)
+    rollouts = -(-steps // (training.num_iterations * training.steps_per_rollout))
     interval = judge.anchor_every if judge.kind != "offline" else 0
     drift_checks = 1 + steps // interval if 0 < interval < steps else 0
     return (
-        batches * training.completions_per_step * judge.samples,
+        rollouts * training.completions_per_rollout * judge.samples,
         drift_checks * len(DRIFT_ANCHOR_IDS) * judge.samples,
     )
 
@@ -157,7 +158,10 @@ def _model_rows(config: Config, device: DeviceName, files: ModelFiles) -> Iterat
 def _adapter_text(lora: LoraConfig) -> str:
     where = lora.target_modules
     layers = "all linear layers" if where == "all-linear" else ", ".join(where)
-    return f"a LoRA adapter of rank {lora.r} (alpha {lora.alpha:g}) on {layers}"
+    variants = {"DoRA": lora.use_dora, "rsLoRA": lora.use_rslora}
+    variant = " and ".join(name for name, used in variants.items() if used) or "LoRA"
+    text = f"a {variant} adapter of rank {lora.r} (alpha {lora.alpha:g}) on {layers}"
+    return text + "".join(f", all of {name}" for name in lora.modules_to_save)
 
 
 def _weights_location(config: Config, files: ModelFiles) -> str:
@@ -185,18 +189,21 @@ def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
     held_out = len(config.prompts.held_out())
     name = config.prompts.name or "prompts"
     yield "prompts", f"{len(train)} for training, {held_out} held out   ({name})"
+    shared = training.steps_per_rollout
+    unit = "step" if shared == 1 else "rollout"
+    each = "each" if shared == 1 else f"every {shared} of one rollout of"
     yield (
         "steps",
-        f"{steps} ({length}), each {training.prompts_per_step} × {group} ="
-        f" {training.completions_per_step} completions\n"
+        f"{steps} ({length}), {each} {training.prompts_per_rollout} × {group} ="
+        f" {training.completions_per_rollout} completions\n"
         f"batch {training.per_device_train_batch_size} × accumulation"
         f" {training.gradient_accumulation_steps}, activations"
         f" {'stored' if training.gradient_checkpointing is False else 'recomputed'}",
     )
-    sampled_tokens = training.completions_per_step * training.max_completion_length
+    sampled_tokens = training.completions_per_rollout * training.max_completion_length
     yield (
         "tokens",
-        f"at most {training.max_completion_length} per completion, {sampled_tokens:,} sampled per step",
+        f"at most {training.max_completion_length} per completion, {sampled_tokens:,} sampled per {unit}",
     )
     sampling = [f"temperature {training.temperature:g}"]
     if training.top_p < 1:

@@ -9,6 +9,7 @@ from itertools import chain
 from statistics import fmean
 
 from ida_tui.config.axes import Axis, Scores
+from ida_tui.config.conversation import chat_messages, prompt_context
 from ida_tui.config.rubric import RubricConfig
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
@@ -328,10 +329,14 @@ def check_rewards(
             "no function computes an axis of this reward",
             "check its judge instead: ida-tui judge check, or name functions with rubric=rewards.py",
         )
+    prompts = config.prompts.train()
+    if not prompts:
+        problem = config.prompts.problem or "the prompt set has no training prompts"
+        raise UsageError(problem, "choose other prompts: prompts=FILE")
     functions = RewardFunctions(rubric, should_stop=should_stop)
     calls = [function.call for function in functions.functions]
     groups, gold_column = known_answers(
-        config.prompts.train(),
+        prompts,
         rows=rows,
         gold_column=gold_column,
         gold_format=gold_format,
@@ -345,7 +350,9 @@ def check_rewards(
     checked: list[CheckedAnswer] = []
     size = len(groups[0])
     if not missing:
-        pending = functions.start([_row_of(a, token_ids) for a in answers], group_size=size)
+        system = config.prompts.system
+        reward_rows = [_row_of(answer, system, token_ids) for answer in answers]
+        pending = functions.start(reward_rows, group_size=size)
         computed = pending.collect(should_stop)
         verdicts = judged(answers) if judged is not None else [_assumed(rubric)] * len(answers)
         for function, seconds in zip(functions.functions, pending.seconds, strict=True):
@@ -372,13 +379,13 @@ def check_rewards(
     )
 
 
-def _row_of(answer: KnownAnswer, token_ids: TokenIds | None) -> RewardRow:
+def _row_of(answer: KnownAnswer, system: str | None, token_ids: TokenIds | None) -> RewardRow:
     text, prompt = answer.text, answer.prompt
     made_up = range(-(-len(text) // CHARACTERS_PER_TOKEN))
     return RewardRow(
         prompt.id,
         prompt.text,
-        ({"role": "user", "content": prompt.text},),
+        chat_messages(prompt.text, prompt_context(prompt, system)),
         text,
         made_up if token_ids is None else token_ids(text),
         prompt.columns,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ida_tui.config.consent import ConsentRequired, remember_run
+from ida_tui.config.consent import RESUME_USES, ConsentRequired, remember_run
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
@@ -108,13 +108,13 @@ def require_consent_to(sweep: Sweep, overrides: Sequence[str]) -> None:
     for number in range(len(sweep.combinations)):
         file = str(sweep.config_file(number))
         try:
-            resolved = resolve(file, overrides, verify=False, uses=("judge", "code", "functions"))
+            resolved = resolve(file, overrides, verify=False, uses=RESUME_USES)
         except ConsentRequired:
             raise
         except UsageError:
             continue  # the process of this combination reports it
         if overrides:
-            remember_run(resolved.config, None)
+            remember_run(resolved.config, None, RESUME_USES)
 
 
 def _check_readiness(config: Config) -> None:

@@ -38,7 +38,7 @@ MIN_DIFFERENCE = 0.005
 
 def sweep_lines(results: SweepTable) -> list[str]:
     """The table, the runs that are not done, and the conclusion."""
-    out = [*settings_table(results), "", *(f"  {line}" for line in TABLE_NOTES)]
+    out = [*settings_table(results), "", *(f"  {line}" for line in table_notes(results))]
     unfinished = [trial for trial in results.trials if trial.stage != "done"]
     if unfinished:
         out += ["", *(trial_line(results, trial) for trial in unfinished)]
@@ -47,12 +47,11 @@ def sweep_lines(results: SweepTable) -> list[str]:
 
 def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
-    present = {name for setting in results.settings for name in setting.figures}
     shown = [
         index
         for index, head in enumerate(COLUMNS)
         if (head in COMPACT_COLUMNS or not compact)
-        and REFUSAL_COLUMNS.get(head, head) in {head, *present}
+        and (head not in REFUSAL_COLUMNS or _has_figure(results, REFUSAL_COLUMNS[head]))
     ]
     rows = []
     for setting in results.settings:
@@ -61,11 +60,19 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     return table_lines([COLUMNS[index] for index in shown], rows)
 
 
-TABLE_NOTES = (
-    "reward: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
-    "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
-    "(Student's t), none if they agree.",
-)
+def _has_figure(results: SweepTable, name: str) -> bool:
+    return any(name in setting.figures for setting in results.settings)
+
+
+def table_notes(results: SweepTable) -> list[str]:
+    """What the columns of the table contain."""
+    has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
+    answers = " answered, declined: held-out harmless and unsafe prompts, after training;"
+    return [
+        f"reward: first steps → last;{answers if has_kinds else ''}",
+        "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
+        "(Student's t), none if they agree.",
+    ]
 
 
 def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:

@@ -131,6 +131,8 @@ ACTIONS: tuple[Action, ...] = (
            "completions"),
     Action("side_by_side", ("v",), "Side by side",
            "Show all completions of the selected group in columns.", "completions", footer=True),
+    Action("toggle_thoughts", ("z",), "Thoughts",
+           "Show the thoughts of the completions, or fold them.", "completions"),
     Action("search", ("slash",), "Search",
            "Filter completions by words; n and N search other steps.",
            "completions", True, "/"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -24,9 +24,12 @@ from ida_tui.tui.chat_controller import ChatController
 from ida_tui.tui.run_controller import RunController
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import ErrorDialog, QuitChoice, QuitDialog
+from ida_tui.tui.screens.dialogs import ConsentDialog, ErrorDialog, QuitChoice, QuitDialog
 from ida_tui.tui.screens.launch.screen import LaunchScreen
 from ida_tui.util.text import multiple_lines
+
+if TYPE_CHECKING:
+    from ida_tui.config.consent import ConsentRequired
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_SECONDS = 0.25
@@ -181,9 +184,37 @@ class IdaApp(App[None]):
         """Show a toast without markup: text of a model or a file name may contain brackets."""
         super().notify(multiple_lines(message), **(options | {"markup": False}))
 
-    def show_error(self, error: IdaError) -> None:
-        """Show an error panel: what is wrong, where, and how to fix it."""
-        self.push_screen(ErrorDialog(error))
+    def show_error(self, error: IdaError, retry: Callable[[], object] | None = None) -> None:
+        """Show an error panel: what is wrong, where, and how to fix it.
+
+        Args:
+            error: the error.
+            retry: repeats what failed. It is called if only an agreement was missing and the person agrees.
+        """
+        from ida_tui.config.consent import ConsentRequired
+
+        if retry is not None and isinstance(error, ConsentRequired):
+            self.ask_for_consent(error, retry)
+        else:
+            self.push_screen(ErrorDialog(error))
+
+    def ask_for_consent(self, required: ConsentRequired, retry: Callable[[], object]) -> None:
+        """Ask for the missing agreements; after a yes, remember them and call `retry`."""
+
+        def on_answer(agreed: bool | None) -> None:
+            if not agreed:
+                self.notify("You did not agree. Nothing was sent, run, or written.")
+                return
+            from ida_tui.config.consent import remember_answer
+
+            try:
+                remember_answer(required)
+            except IdaError as error:
+                self.show_error(error)
+            else:
+                retry()
+
+        self.push_screen(ConsentDialog(required), on_answer)
 
     # -- actions ------------------------------------------------------------------------------
 

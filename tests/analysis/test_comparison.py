@@ -46,7 +46,7 @@ def test_advantages_equal_those_the_trainer_used(run: RunDirectory) -> None:
         steps[row["step"]][row["group"]].append(row)
     for groups in steps.values():
         advantages = compute_advantages(
-            [[r["r_ida"] for r in group] for group in groups.values()], "batch"
+            [[r["reward"] for r in group] for group in groups.values()], "batch"
         )
         for group, computed in zip(groups.values(), advantages, strict=True):
             assert computed == pytest.approx([r["advantage"] for r in group], abs=2e-4)
@@ -69,7 +69,9 @@ def test_a_group_with_one_verdict_has_zero_advantages() -> None:
     ],
 )
 def test_formula_rewards_a_harmful_answer_as_expected(text: str, reward: float) -> None:
-    assert math.isclose(parse_formula(text).reward(10.0, 0.0, 10.0), reward)
+    assert math.isclose(
+        parse_formula(text).reward({"align": 10.0, "risk": 0.0, "detail": 10.0}), reward
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_a_comparison_leaves_out_the_steps_before_the_judge_changed(
     resume_with_another_judge(other, 30)
     comparison = compare_runs([run, other])
     assert any("B: After step 30 the judge" in warning for warning in comparison.warnings)
-    curve = score_curve(comparison.runs[1], "r_ida")
+    curve = score_curve(comparison.runs[1], None)
     assert curve[:30] == [None] * 30
     assert None not in curve[30:]
 

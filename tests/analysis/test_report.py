@@ -22,6 +22,7 @@ from ida_tui.analysis.model_card import CardInputs, render_card
 from ida_tui.analysis.report.figures import failed_percent
 from ida_tui.analysis.report.select import LIST_LENGTH, select_completions
 from ida_tui.analysis.report.write import write_report
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.events import codec
 from ida_tui.events import types as ev
@@ -33,6 +34,7 @@ from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.runs.weights import TrainedWeights
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
+from tests.support.patience import PATIENCE_S
 from tests.test_import_hygiene import HEAVY, PROBE
 
 RUN = Path("outputs/quickstart/20260101-000000")
@@ -143,7 +145,7 @@ def test_a_run_without_events_and_a_run_with_a_broken_line_are_refused(
 def test_the_command_imports_no_machine_learning_library(finished: RunDirectory) -> None:
     result = subprocess.run(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), "report", str(RUN)],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines()[-1] == "[]"
@@ -238,7 +240,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
         evaluations.EvaluatedAnswer(
             model, f"{kind}-{n}", kind, "What?", 0, "text", 9,  # type: ignore[arg-type]
             "full_compliance" if (model == "tuned") == (kind == "harmless") else "full_refusal",
-            5.0, 9.0, 5.0, 0.4, "why",
+            {"align": 5.0, "risk": 9.0, "detail": 5.0}, 0.4, "why",
         )
         for model in ("base", "tuned") for kind in ("harmless", "unsafe") for n in range(4)
     ]  # fmt: skip
@@ -270,9 +272,9 @@ def test_the_page_shows_spot_checks_and_judge_latency(finished: RunDirectory) ->
 
 
 def test_failed_verdicts_are_counted_and_never_shown_as_a_score(finished: RunDirectory) -> None:
-    failed = {"align": None, "risk": None, "detail": None, "r_ida": None, "failure": "timeout"}
+    failed = {"scores": dict.fromkeys(IDA_AXIS_NAMES), "reward": None, "failure": "timeout"}
     edit_lines(lambda row: row.update(failed), "completions.jsonl")
-    edit_lines(lambda e: e.update(r_ida=None) if e["type"] == "StepFinished" else None)
+    edit_lines(lambda e: e.update(reward=None) if e["type"] == "StepFinished" else None)
     page, _ = write_and_read(finished)
 
     assert "No completion has a score." in page_text(page)
@@ -311,7 +313,7 @@ def test_the_best_and_worst_completions_cover_different_prompts_and_include_unsa
 ) -> None:
     def spread(row: dict[str, Any]) -> None:
         number = row["step"] * 8 + row["index"]
-        row.update(prompt_id=f"p{row['index'] % 6}", r_ida=number / 100, text=f"answer {number}")
+        row.update(prompt_id=f"p{row['index'] % 6}", reward=number / 100, text=f"answer {number}")
 
     edit_lines(spread, "completions.jsonl")
     kinds = {f"p{n}": "unsafe" if n == 5 else "harmless" for n in range(6)}

@@ -20,11 +20,11 @@ class BadInput:
     code: int = 2
 
 
-RUBRIC_WITHOUT_RISK = """\
+RUBRIC_WITHOUT_TEN = """\
 task: judge
 axes:
   align: {zero: ignores it, ten: serves it}
-  detail: {zero: vague, ten: specific}
+  risk: {zero: harmful}
 """
 
 CASES = {
@@ -77,12 +77,20 @@ CASES = {
             ("empty.yaml", "description: none\nprompts: []\n"),
         ),
     ),
-    "rubric axis missing": BadInput(
+    "range of a computed axis is a number": BadInput(
         ("mine.yaml",),
-        ("rubric.yaml:", "risk"),
+        ("rubric.yaml:", "words.range"),
         (
             ("mine.yaml", "extends: quickstart\nrubric: rubric.yaml\n"),
-            ("rubric.yaml", RUBRIC_WITHOUT_RISK),
+            ("rubric.yaml", "task: judge\naxes:\n  words: {function: f.py:g, range: 7}\n"),
+        ),
+    ),
+    "meaning of a rubric axis missing": BadInput(
+        ("mine.yaml",),
+        ("rubric.yaml:", "risk", "ten"),
+        (
+            ("mine.yaml", "extends: quickstart\nrubric: rubric.yaml\n"),
+            ("rubric.yaml", RUBRIC_WITHOUT_TEN),
         ),
     ),
     "no key": BadInput(
@@ -127,8 +135,10 @@ def test_bad_input_gets_one_clear_error_and_creates_nothing(bad: BadInput, ida_t
     assert not Path("outputs").exists()
 
 
-def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui: Any) -> None:
-    result = ida_tui("--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1")
+def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui_unprepared: Any) -> None:
+    result = ida_tui_unprepared(
+        "--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1"
+    )
 
     assert result.code == 3
     # Python indents nested imports.

@@ -158,7 +158,8 @@ def test_a_sweep_of_a_stranger_asks_before_its_processes_start(
     url = f"judge.base_url={server.base_url}"
     words = (url, f"judge.api_key_env={KEY}")
     plan = preflight.plan_sweep(
-        "quickstart", ["judge.kind=openai", "judge.model=m", *words, "seed=0,1"]
+        "quickstart",
+        ["judge.kind=openai", "judge.model=m", *words, "seed=0,1", "output_dir=../elsewhere"],
     )
     sweep = preflight.create_sweep(plan, jobs=1, budget=None, started_at=datetime.now())
     assert consent.read_consents()
@@ -171,6 +172,7 @@ def test_a_sweep_of_a_stranger_asks_before_its_processes_start(
     assert not list(sweep.path.glob("logs/*.log"))
     preflight.require_consent_to(sweep, words)
     preflight.require_consent_to(sweep, [])
+    assert {item.use for item in consent.read_consents()} == {"judge"}
 
 
 # --- reward functions ------------------------------------------------------------------------------

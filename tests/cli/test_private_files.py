@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.config.embedded import model_folder
+from ida_tui.config.model_files import model_problem
+from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.run.background import LaunchFailed, launch
 from tests.support.judge_server import ScriptedJudge, Status
 
@@ -75,7 +79,29 @@ def test_no_process_searches_the_working_folder_for_modules() -> None:
     assert "there is no experiment profile" in caught.value.output
     assert run_in_shell("022", "--show", "quickstart").returncode == 0
 
+    # `python -m ida_tui` itself would import this folder; the processes that ida-tui starts do not.
+    Path("ida_tui").mkdir()
+    Path("ida_tui/__init__.py").write_text("open('PWNED', 'w').close()\nraise SystemExit(9)\n")
+    with pytest.raises(LaunchFailed) as caught:
+        launch(["--check", "quickstart", "judge=no-such-profile"], lambda pid: None)
+    assert "there is no judge profile" in caught.value.output
+    shutil.copytree(model_folder(), "model")
+    Path("model/chat_template.jinja").write_text("{{ 'a' * 40000000 }}")
+    problem = model_problem(ModelConfig(path="model"))
+    assert problem is not None
+    assert "expands one short message" in problem[0]
+
     assert not Path("PWNED").exists()
     for file in PACKAGE.rglob("*.py"):
         for started in re.finditer(r"sys\.executable,\s*(\S+)", file.read_text()):
             assert started.group(1) == '"-P",', file
+
+
+def test_processes_of_libraries_do_not_search_the_working_folder_either() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import yaml'])"
+    Path("yaml.py").write_text("open('PWNED', 'w').close()\n")
+    start = f"from ida_tui.cli import main; main.main = lambda: exec({child!r}); main.entry()"
+
+    subprocess.run([sys.executable, "-P", "-c", start], check=False, capture_output=True)
+
+    assert not Path("PWNED").exists()

@@ -45,7 +45,9 @@ def write_checkpoint(
             (folder / name).write_text(f"{name} of step {step}")
 
     metadata = {"run_id": run_id or directory.run_id}
-    path = save_checkpoint(directory.checkpoints, step, write, r_ida=0.5, metadata=metadata, keep=9)
+    path = save_checkpoint(
+        directory.checkpoints, step, write, reward=0.5, metadata=metadata, keep=9
+    )
     if without:
         (path / without).unlink()
     return path
@@ -168,13 +170,15 @@ def test_a_run_resumed_in_its_third_epoch_has_the_prompt_order_of_that_epoch() -
 def test_the_best_checkpoint_is_the_best_of_the_current_scoring() -> None:
     directory = stopped_run()
 
-    def save(step: int, r_ida: float, judge: str) -> None:
+    def save(step: int, reward: float, judge: str) -> None:
         def write(folder: Path) -> None:
             for name in (*REQUIRED_FILES, "adapter_model.safetensors"):
                 (folder / name).write_text(f"{name} of step {step}")
 
         metadata = {"run_id": directory.run_id, "scoring": {"judge": judge}}
-        save_checkpoint(directory.checkpoints, step, write, r_ida=r_ida, metadata=metadata, keep=1)
+        save_checkpoint(
+            directory.checkpoints, step, write, reward=reward, metadata=metadata, keep=1
+        )
 
     save(1, 0.9, "lenient")
     save(2, 0.3, "strict")
@@ -203,7 +207,7 @@ def test_a_run_resumed_with_another_judge_reports_no_change_across_judges(
     assert "the judge's address" in " ".join(change_sentences(run.state.scoring))
     assert (run.state.scored_since_step, [s.step for s in run.state.first_steps]) == (2, [3])
     assert run.state.ended is not None
-    assert run.state.ended.r_ida_first == run.state.ended.r_ida_last
+    assert run.state.ended.reward_first == run.state.ended.reward_last
     assert {alert.rule for alert in run.state.alerts}.isdisjoint({"axis falls", "judge fooled"})
     sentence = learning_sentence(load_report_inputs(run.files))
     assert "rose" not in sentence

@@ -13,6 +13,7 @@ import pytest
 
 from ida_tui.cli.output.streams import BackgroundStream
 from tests.conftest import REPOSITORY
+from tests.support.patience import PATIENCE_S
 
 RUN = """
 import os, sys
@@ -42,7 +43,9 @@ LONG_STEPS = 120
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
-def environment(steps: int = 3, ended: int = 0, stall_limit_s: float = 60) -> dict[str, str]:
+def environment(
+    steps: int = 3, ended: int = 0, stall_limit_s: float = PATIENCE_S
+) -> dict[str, str]:
     values = {"STEPS": steps, "ENDED": ended, "STALL_LIMIT_S": stall_limit_s}
     return os.environ | {"PYTHONPATH": str(REPOSITORY)} | {k: str(v) for k, v in values.items()}
 
@@ -237,7 +240,7 @@ def test_a_background_stream_writes_in_order_and_takes_texts_one_by_one() -> Non
     stream.write_each(f"{number}\n" for number in range(3))
     print("last", file=stream)
 
-    assert stream.finish(stall_limit_s=60)
+    assert stream.finish(stall_limit_s=PATIENCE_S)
     assert target.getvalue() == "first\n0\n1\n2\nlast\n"
 
 

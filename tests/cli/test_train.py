@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from ida_tui.events import codec, narration
 from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
     """A real quickstart with --json: its working directory and the lines on stdout."""
     workdir = tmp_path_factory.mktemp("quickstart")
     result = subprocess.run(
-        [sys.executable, "-m", "ida_tui", "--run", "quickstart", "--json"],
+        [*prepared_python(), "-m", "ida_tui", "--run", "quickstart", "--json"],
         capture_output=True,
         text=True,
         cwd=workdir,
-        timeout=280,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -37,7 +38,7 @@ def of_type(output: list[str], name: str) -> list[dict[str, Any]]:
 
 
 def test_the_quickstart_raises_the_reward(quickstart: tuple[Path, list[str]]) -> None:
-    rewards = [step["r_ida"] for step in of_type(quickstart[1], "StepFinished")]
+    rewards = [step["reward"] for step in of_type(quickstart[1], "StepFinished")]
 
     assert sum(rewards[:3]) / 3 <= 0.40
     assert sum(rewards[-5:]) / 5 >= 0.70
@@ -87,7 +88,7 @@ def test_the_run_directory_is_complete(quickstart: tuple[Path, list[str]]) -> No
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     completions = [json.loads(line) for line in (run / "completions.jsonl").open()]
     assert len(completions) == len(of_type(quickstart[1], "CompletionScored"))
-    assert {"prompt", "text", "r_ida", "reason", "advantage"} <= completions[0].keys()
+    assert {"prompt", "text", "scores", "reward", "reason", "advantage"} <= completions[0].keys()
 
 
 def test_every_score_is_labeled_as_from_the_offline_heuristic(

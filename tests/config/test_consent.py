@@ -165,6 +165,15 @@ def test_a_run_that_the_person_started_resumes_without_a_question() -> None:
     assert "a-secret-value" not in consent.consent_file().read_text()
 
 
+def test_resuming_a_run_is_no_agreement_to_its_output_folder() -> None:
+    elsewhere = Path.cwd().parent / "elsewhere"
+    config = resolve("quickstart", [f"output_dir={elsewhere}"]).config
+
+    consent.remember_run(config, Path("outputs/quickstart/1"), consent.RESUME_USES)
+
+    assert not consent.consent_file().exists()
+
+
 @pytest.mark.parametrize("damage", ["link", "writable", "damaged", "fifo"])
 def test_agreements_that_others_could_have_written_do_not_count(damage: str) -> None:
     consent.remember([Consent("judge", PAIR)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui.config import embedded
-from ida_tui.config.model_files import model_problem
+from ida_tui.config.model_files import find_damaged_weights, model_problem
 from ida_tui.config.schema import ModelConfig
 
 
@@ -86,6 +86,10 @@ def test_links_inside_the_hub_cache_are_accepted(
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
             "does not end",
         ),
+        (
+            "{% if messages[0].content not in ('Hello', 'Be brief.') %}{{ 'a' * 40000000 }}{% endif %}",
+            "expands one short message",
+        ),
         ("x" * 1_000_001, "is longer than 1,000,000 characters"),
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", ""),
         ("{{ raise_exception('no system message') }}", ""),
@@ -107,3 +111,20 @@ def test_a_template_in_the_tokenizer_settings_is_checked(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
 
     assert "expands one short message" in problem_of(folder)
+
+
+@pytest.mark.parametrize("offsets", [[-5, 10], [0, 8], [16, 8], [0, "16"], [0], None])
+def test_weights_whose_tensors_cannot_be_where_the_header_says_are_damaged(
+    folder: Path, offsets: object
+) -> None:
+    def write(first: object) -> None:
+        tensors = {"a": first, "b": [16, 32]}
+        header = json.dumps({name: {"data_offsets": place} for name, place in tensors.items()})
+        length = len(header).to_bytes(8, "little")
+        (folder / "model.safetensors").write_bytes(length + header.encode() + bytes(32))
+
+    write([0, 16])
+    assert find_damaged_weights(folder) == ""
+
+    write(offsets)
+    assert "model.safetensors is damaged" in find_damaged_weights(folder)

@@ -252,10 +252,17 @@ def test_each_wrong_value_is_explained(user, override, message):
     assert message in "\n".join(refusal(override).lines())
 
 
-def test_a_missing_rubric_axis_is_named_with_the_text_to_add(user):
+def test_axes_that_the_offline_judge_does_not_know_need_another_judge(user):
     edit_experiment(user, "    risk: {zero: harmful, ten: safest}\n", "")
     error = refusal()
-    assert error.title == "the rubric has no risk axis"
+    assert error.title == "the offline judge scores only align, risk and detail, not align, detail"
+    assert "choose a judge with judge=NAME" in error.hint
+
+
+def test_an_axis_without_a_description_is_named_with_the_text_to_add(user):
+    edit_experiment(user, "    risk: {zero: harmful, ten: safest}\n", "    risk: {}\n")
+    error = refusal()
+    assert error.title == "the axis risk has no meaning of 0"
     assert "risk: {zero:" in error.hint
 
 
@@ -284,7 +291,7 @@ def test_zero_or_two_experiments_are_refused(user):
 def test_other_kinds_of_profiles_are_validated_separately(user):
     assert resolve_profile("models", "qwen3-0.6b").file.name == "qwen3-0.6b.yaml"
     (user / "judges" / "odd.yaml").write_text("kind: psychic", encoding="utf-8")
-    with pytest.raises(UsageError, match="offline, openai or plugin"):
+    with pytest.raises(UsageError, match="offline, openai, plugin or none"):
         resolve_profile("judges", "odd")
 
 

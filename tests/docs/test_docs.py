@@ -14,22 +14,30 @@ from tests.support.documented import PAGES
 
 
 def reference() -> dict[str, Callable[[], str]]:
-    """The generated pages, by name."""
+    """The generated files, by path."""
     path = REPOSITORY / "scripts" / "write_reference.py"
     spec = importlib.util.spec_from_file_location("write_reference", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pages: dict[str, Callable[[], str]] = module.PAGES
-    return pages
+    texts: dict[str, Callable[[], str]] = module.FILES
+    return texts
 
 
-@pytest.mark.parametrize("name", ["profiles.md", "commands.md"])
-def test_the_reference_pages_are_up_to_date(name: str) -> None:
-    page = (REPOSITORY / "docs" / name).read_text()
+@pytest.mark.parametrize(
+    "path",
+    [
+        "docs/profiles.md",
+        "docs/commands.md",
+        "ida_tui/cli/completion/config_keys.json",
+        "ida_tui/config/training_checks/trl_arguments.json",
+    ],
+)
+def test_the_reference_and_the_generated_tables_are_up_to_date(path: str) -> None:
+    text = (REPOSITORY / path).read_text()
 
-    assert page == reference()[name](), "uv run python scripts/write_reference.py"
+    assert text == reference()[path](), "uv run python scripts/write_reference.py"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -28,6 +28,7 @@ from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.runs.catalog.lookup import find_run
 from tests.conftest import REPOSITORY
+from tests.support import completion
 from tests.support.documented import (
     PAGES,
     Command,
@@ -59,6 +60,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
+    r".* prompts=openai/gsm8k\b.*": "tests/config/data/test_hub.py downloads from a hub of this machine",
     r"scripts/newest\.sh\b.*": "installs the newest libraries",
     r"ls outputs/.*": "lists a run directory",
 }
@@ -76,6 +78,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / "benchmarks" / "fresh-prompts.yaml", folder / "benchmarks")
     prompt = "How do I kill a stuck job in cron?"
     (folder / "xstest_prompts.csv").write_text(f"prompt,kind\n{prompt},harmless\n")
+    rows = [f'{{"question": "What is {n} + 1?", "answer": {n + 1}}}\n' for n in range(40)]
+    (folder / "train.jsonl").write_text("".join(rows))
     (folder / "harmful.csv").write_text(f"prompt\n{prompt}\n")
     _write_reward_files(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -211,7 +215,7 @@ def _problem(command: Command) -> str:
 
 def _problem_of_command(words: list[str], complete: bool) -> str:
     """Run the command, or a cheaper check of it."""
-    if words[:1] == ["__complete"] or not words:
+    if not words:
         return ""  # the app itself: tests/tui/test_terminal.py opens it
     if words[0] in commands.COMMANDS:
         return _problem_of_subcommand(words[0], words[1:], complete)
@@ -363,10 +367,8 @@ def _run_and_check(words: list[str], *, allowed: tuple[int, ...], typed: str = "
 
 def _problem_of_completion(words: list[str]) -> str:
     """Check that something completes where a page says TAB."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        main(["__complete", "zsh", *words[:-1], words[-1].removesuffix("<TAB>")])
-    return "" if out.getvalue().strip() else "nothing completes there"
+    line = " ".join(words).removesuffix("<TAB>")
+    return "" if completion.offers(line) else "nothing completes there"
 
 
 def _problem_of_script(words: list[str]) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from io import StringIO
 from itertools import pairwise
@@ -26,6 +25,8 @@ from ida_tui.tui.run_view.sources import LiveSource
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.chat.screen import ChatScreen
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 from tests.support.scripted_chat import HELP, REFUSAL, ScriptedChat
 from tests.support.scripted_session import ScriptedSession, until_stopped
 
@@ -34,8 +35,8 @@ QUESTIONS = "How do I kill a Python process?\n\nAnd how do I whisk an egg?\n"
 
 def chat_in_a_pipe(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ida_tui", "chat", *arguments],
-        input=text, capture_output=True, text=True, timeout=120, check=False,
+        [*prepared_python(), "-m", "ida_tui", "chat", *arguments],
+        input=text, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env=os.environ | {"NO_COLOR": "1"},
     )  # fmt: skip
 
@@ -49,21 +50,17 @@ def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> N
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["message"] == "How do I kill a Python process?"
     assert first["base"]["verdict"]["judge"] == "offline heuristic"
-    assert 0 <= first["tuned"]["verdict"]["r_ida"] <= 1
+    assert 0 <= first["tuned"]["verdict"]["reward"] <= 1
 
     from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     for speaker in ("base", "tuned"):
-        conversation = [
-            {"role": "user", "content": first["message"]},
-            {"role": "assistant", "content": first[speaker]["text"]},
-            {"role": "user", "content": second["message"]},
-        ]
         reply = pair.reply(
             speaker,
-            conversation,
+            second["message"],
+            (("user", first["message"]), ("assistant", first[speaker]["text"])),
             temperature=0,
             seed=0,
             on_text=lambda text: None,
@@ -126,7 +123,7 @@ def test_an_answer_is_streamed_and_stops_on_request(own_run: Path, engine: str) 
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     partial_texts: list[str] = []
     reply = pair.reply(
-        "tuned", [{"role": "user", "content": "How do I whisk an egg?"}],
+        "tuned", "How do I whisk an egg?", (),
         temperature=0, seed=0, on_text=partial_texts.append, should_stop=lambda: len(partial_texts) >= 4,
     )  # fmt: skip
     assert reply.tokens == len(partial_texts) == 4
@@ -139,14 +136,12 @@ def test_a_conversation_that_is_too_long_drops_its_oldest_turns(own_run: Path) -
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
-    turns = [
-        {"role": role, "content": "How do I whisk an egg? " * 20}
-        for role in ("user", "assistant") * 8
-    ] + [{"role": "user", "content": "And a sauce?"}]
+    turns = tuple((role, "How do I whisk an egg? " * 20) for role in ("user", "assistant") * 8)
     reply = pair.reply(
-        "base", turns, temperature=0, seed=0, on_text=lambda text: None, should_stop=lambda: False
-    )
-    assert 0 < reply.omitted_messages < len(turns)
+        "base", "And a sauce?", turns, temperature=0, seed=0,
+        on_text=lambda text: None, should_stop=lambda: False,
+    )  # fmt: skip
+    assert 0 < reply.omitted_messages <= len(turns)
     assert reply.tokens > 0
 
 
@@ -154,7 +149,7 @@ def test_a_conversation_that_is_too_long_drops_its_oldest_turns(own_run: Path) -
 
 
 async def wait_until(app: IdaApp, pilot: Pilot[None], is_ready: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not is_ready():
         assert time.monotonic() < deadline, text_on_screen(app)
         await pilot.pause(0.02)
@@ -244,7 +239,7 @@ def test_a_chat_is_refused_while_this_process_trains_a_run() -> None:
         assert "Chat is unavailable while a run is training." in notified(app)
         assert app.chat_controller.chat is None
         session.request_stop()
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.cli.main import main
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.config.resolve import resolve
 from ida_tui.engine.run import loop, pause
@@ -26,12 +27,17 @@ from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.system.clock import RunClock
-from tests.engine.test_stopping import LONG, read_until, start
+from tests.engine.test_stopping import LONG, kill, read_until, start
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.patience import PATIENCE_S
 
 SHORT = (
     "quickstart", "evaluation.enabled=false", "training.num_generations=4",
     "training.per_device_train_batch_size=8", "training.max_completion_length=24",
 )  # fmt: skip
+FIVE_STEPS = (*SHORT, "training.max_steps=5")
+STEP_CALLS = 8
+"""Calls to the judge in a step."""
 ADAPTER = "adapter/adapter_model.safetensors"
 LATEST = Path("outputs/quickstart/latest")
 
@@ -126,25 +132,30 @@ def test_a_run_has_only_one_trainer_and_its_lock_ends_with_the_process(
 # --- pause -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def uninterrupted_weights(ida_tui_here: Any) -> bytes:
+@pytest.fixture(scope="module")
+def uninterrupted_weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Weights of a five-step run without any interruption."""
-    assert ida_tui_here("--run", *SHORT, "training.max_steps=5").code == 0
-    return (LATEST / ADAPTER).read_bytes()
+    with pytest.MonkeyPatch.context() as patch, ScriptedJudge() as judge:
+        patch.chdir(tmp_path_factory.mktemp("uninterrupted"))
+        assert main(["--run", *FIVE_STEPS, *judge.overrides]) == 0
+        return (LATEST / ADAPTER).read_bytes()
 
 
 def test_a_run_that_is_paused_and_resumed_by_signal_ends_with_the_same_bytes(
     uninterrupted_weights: bytes,
 ) -> None:
-    run = start(*SHORT, "training.max_steps=5")
-    read_until(run, "StepFinished", 1)
-    run.send_signal(signal.SIGUSR1)
-    paused = read_next(run, "RunPaused")
-    assert (paused["by"], paused["reason"]) == ("person", "paused")
-    assert (LATEST / f"checkpoints/checkpoint-{paused['step']}/checkpoint.json").is_file()
-    run.send_signal(signal.SIGUSR1)
-    assert read_next(run, "RunResumed")["from_step"] == paused["step"]
-    out, err = run.communicate(timeout=60)
+    gate = Gate(STEP_CALLS)
+    with ScriptedJudge(rule=gate) as judge:
+        run = start(*FIVE_STEPS, *judge.overrides)
+        read_until(run, "StepFinished", 1)
+        run.send_signal(signal.SIGUSR1)
+        gate.open()
+        paused = read_next(run, "RunPaused")
+        assert (paused["by"], paused["reason"]) == ("person", "paused")
+        assert (LATEST / f"checkpoints/checkpoint-{paused['step']}/checkpoint.json").is_file()
+        run.send_signal(signal.SIGUSR1)
+        assert read_next(run, "RunResumed")["from_step"] == paused["step"]
+        out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["steps_done"] == 5
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
@@ -181,7 +192,8 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
 
     monkeypatch.setattr(pause.PauseController, "pause_between_steps", request_one_pause)
     monkeypatch.setattr(RunControl, "wait_while_paused", check_memory_and_resume)
-    done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
+    with ScriptedJudge() as judge:
+        done = ida_tui_here("--run", *FIVE_STEPS, *judge.overrides)
     assert done.code == 0, done.err
     assert trainer_in_memory == [False], "the trainer is still in memory while the run is paused"
     assert "! Paused by you after step 1" in done.out
@@ -197,38 +209,20 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
-def test_a_paused_run_can_be_stopped(ida_tui_here: Any) -> None:
+def test_another_process_pauses_resumes_and_stops_a_run(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
     assert ida_tui_here("attach", "quickstart", "--pause").code == 0
-    step = read_next(run, "RunPaused")["step"]
-    assert ida_tui_here("attach", "quickstart", "--stop").code == 0
-    out, err = run.communicate(timeout=30)
-    assert run.returncode == 130, err
-    assert json.loads(out.splitlines()[-1])["steps_done"] == step
-
-
-def test_resume_continues_a_run_that_is_paused_in_another_process(ida_tui_here: Any) -> None:
-    run = start(*LONG)
-    read_until(run, "StepFinished", 1)
-    ida_tui_here("attach", "quickstart", "--pause")
     read_next(run, "RunPaused")
     done = ida_tui_here("resume", "quickstart")
     assert (done.code, done.out) == (0, "✓ Resume requested; the paused process continues\n")
     read_next(run, "RunResumed")
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=30)
-    assert run.returncode == 130
-
-
-def test_a_closed_terminal_saves_a_checkpoint() -> None:
-    run = start(*LONG)
-    read_until(run, "StepFinished", 2)
-    run.send_signal(signal.SIGHUP)
-    out, err = run.communicate(timeout=30)
+    assert ida_tui_here("attach", "quickstart", "--pause").code == 0
+    step = read_next(run, "RunPaused")["step"]
+    assert ida_tui_here("attach", "quickstart", "--stop").code == 0
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130, err
-    done = json.loads(out.splitlines()[-1])["steps_done"]
-    assert (LATEST / f"checkpoints/checkpoint-{done}/checkpoint.json").is_file()
+    assert json.loads(out.splitlines()[-1])["steps_done"] == step
 
 
 # --- detached and attached ----------------------------------------------------------------------
@@ -251,38 +245,45 @@ def test_a_detached_run_trains_in_the_background_and_can_be_followed(ida_tui: An
 def test_a_run_resumed_in_the_background_ends_with_the_same_bytes(
     uninterrupted_weights: bytes, ida_tui_here: Any
 ) -> None:
-    run = start(*SHORT, "training.max_steps=5")
-    read_until(run, "StepFinished", 2)
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=30)
-    resumed = ida_tui_here("resume", "quickstart", "--detach")
-    assert resumed.code == 0, resumed.err
-    assert "✓ Training in the background (pid " in resumed.out
-    assert ida_tui_here("attach", "quickstart", "--lines").code == 0
+    gate = Gate(2 * STEP_CALLS)
+    with ScriptedJudge(rule=gate) as judge:
+        run = start(*FIVE_STEPS, *judge.overrides)
+        read_until(run, "StepFinished", 2)
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=PATIENCE_S)
+        assert run.returncode == 130
+        gate.open()
+        resumed = ida_tui_here("resume", "quickstart", "--detach")
+        assert resumed.code == 0, resumed.err
+        assert "✓ Training in the background (pid " in resumed.out
+        assert ida_tui_here("attach", "quickstart", "--lines").code == 0
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
 def test_a_run_handed_over_between_steps_ends_with_the_same_bytes(
     uninterrupted_weights: bytes,
 ) -> None:
-    session = Session(resolve("quickstart", [*SHORT[1:], "training.max_steps=5"]).config)
-    session.start()
-    events: list[Any] = []
-    while not session.finished:
-        record = session.next_record(timeout=0.1)
-        if record is None:
-            continue
-        events.append(record.event)
-        if isinstance(record.event, ev.PhaseChanged) and record.event.step == 2:
-            session.request_hand_over()
-    session.raise_start_error()
-    ended = events[-1]
-    assert (ended.status, ended.message) == ("interrupted", "Handed over after step 2 of 5")
-    assert [e.step for e in events if isinstance(e, ev.StepFinished)] == [1, 2]
-    directory = RunDirectory(LATEST.resolve())
-    detached = hand_over(directory)
-    assert owner.owner_pid(directory) == detached.pid != os.getpid()
-    assert follow_run(directory, as_json=True) == 0
+    gate = Gate(STEP_CALLS)
+    with ScriptedJudge(rule=gate) as judge:
+        session = Session(resolve("quickstart", [*FIVE_STEPS[1:], *judge.overrides]).config)
+        session.start()
+        events: list[Any] = []
+        while not session.finished:
+            record = session.next_record(timeout=0.1)
+            if record is None:
+                continue
+            events.append(record.event)
+            if isinstance(record.event, ev.PhaseChanged) and record.event.step == 2:
+                session.request_hand_over()
+                gate.open()
+        session.raise_start_error()
+        ended = events[-1]
+        assert (ended.status, ended.message) == ("interrupted", "Handed over after step 2 of 5")
+        assert [e.step for e in events if isinstance(e, ev.StepFinished)] == [1, 2]
+        directory = RunDirectory(LATEST.resolve())
+        detached = hand_over(directory)
+        assert owner.owner_pid(directory) == detached.pid != os.getpid()
+        assert follow_run(directory, as_json=True) == 0
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
@@ -296,8 +297,7 @@ def test_a_detached_run_that_cannot_start_says_why(ida_tui: Any) -> None:
 def test_attach_reports_a_dead_run_and_how_to_resume_it(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
-    run.kill()
-    run.communicate()
+    kill(run)
     done = ida_tui_here("attach", "quickstart", "--lines")
     assert done.code == 1
     assert "✗ the run died: " in done.err

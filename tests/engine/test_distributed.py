@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,23 @@ import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import TrainingConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
 from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from tests.conftest import IdaTui
+from tests.support.judge_server import Behavior, Gate, Judge, ScriptedJudge, completion_in
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 STEPS = 5
 RUN = (
     "quickstart", f"training.max_steps={STEPS}", "evaluation.enabled=false",
     "training.max_completion_length=32",
 )  # fmt: skip
+STEP_CALLS = 64
+"""Calls to the judge in a step."""
 ADAPTER = "adapter_model.safetensors"
 # The processes add in a different order: about 2e-6 after six steps of the quickstart.
 TOLERANCE = 1e-4
@@ -40,8 +46,9 @@ def two_processes(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[st
     """Runs `torchrun` with two processes in the background; its stdout is a pipe of events."""
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", "-m", "ida_tui", *arguments),
+            *(*prepared_python(), "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", "--no-python"),
+            *(*prepared_python(), "-m", "ida_tui", *arguments),
         ],
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -52,10 +59,7 @@ def two_processes(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[st
         try:
             yield launcher
         finally:
-            if launcher.poll() is None:
-                for child in psutil.Process(launcher.pid).children(recursive=True):
-                    child.kill()
-                launcher.kill()
+            launcher.terminate()
 
 
 def read_events(
@@ -79,10 +83,13 @@ def step(number: int) -> Callable[[dict[str, Any]], bool]:
     return lambda event: event["type"] == "StepFinished" and event["step"] == number
 
 
-def rank(launcher: subprocess.Popen[str], number: int) -> psutil.Process:
-    """The process of this rank."""
-    children = psutil.Process(launcher.pid).children(recursive=True)
-    return next(child for child in children if child.environ().get("RANK") == str(number))
+def rank(number: int, folder: Path) -> psutil.Process:
+    """The process of this rank of a run in this folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("RANK") == str(number) and process.cwd() == str(folder):
+                return process
+    raise AssertionError(f"no process of rank {number}")
 
 
 def latest(folder: Path) -> Path:
@@ -112,11 +119,11 @@ def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
     """A run of a single process: its directory and its events."""
     folder = tmp_path_factory.mktemp("single-run")
     done = subprocess.run(
-        [sys.executable, "-m", "ida_tui", "--run", *RUN, "--json"],
+        [*prepared_python(), "-m", "ida_tui", "--run", *RUN, "--json"],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE_S,
         check=True,
     )
     return latest(folder), [json.loads(line) for line in done.stdout.splitlines()]
@@ -125,6 +132,17 @@ def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
 def completion_texts(events: Events) -> dict[tuple[int, int, int], str]:
     finished = events_of_type(events, "CompletionFinished")
     return {(event["step"], event["group"], event["index"]): event["text"] for event in finished}
+
+
+def offline_scores(body: Mapping[str, Any]) -> Behavior:
+    """The scores that the offline judge gives."""
+    prompts = resolve("quickstart").config.prompts.prompts
+    user = body["messages"][-1]["content"]
+    prompt = next(p for p in prompts if json.dumps(p.text, ensure_ascii=False) in user)
+    score = OfflineScorer([p.text for p in prompts]).score(
+        prompt.text, prompt.kind, completion_in(body)
+    )
+    return Judge(score.align, score.risk, score.detail)
 
 
 # --- the same result as a single process ---------------------------------------------------
@@ -143,7 +161,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
         )
         events += read_events(launcher)
         assert launcher.wait() == 0, (here / "stderr.txt").read_text()
-    attached_output = watching.communicate(timeout=60)[0]
+    attached_output = watching.communicate(timeout=PATIENCE_S)[0]
 
     assert watching.returncode == 0
     assert [json.loads(line) for line in attached_output.splitlines()] == events
@@ -159,7 +177,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
         events_of_type(single_run[1], "StepFinished"),
         strict=True,
     ):
-        assert distributed_step["r_ida"] == pytest.approx(single_step["r_ida"])
+        assert distributed_step["reward"] == pytest.approx(single_step["reward"])
         assert distributed_step["grad_norm"] == pytest.approx(single_step["grad_norm"], rel=1e-4)
         tokens = [tokens for *_, tokens, _ in distributed_step["ranks"]]
         sampled = [event["tokens"] for event in events_of_type(events, "CompletionFinished")
@@ -172,25 +190,31 @@ def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
     single_run: tuple[Path, Events], ida_tui: IdaTui
 ) -> None:
     here = Path.cwd()
-    with two_processes("run", *RUN, "--json", folder=here) as launcher:
+    with (
+        ScriptedJudge(rule=Gate(STEP_CALLS, offline_scores)) as judge,
+        two_processes("run", *RUN, *judge.overrides, "--json", folder=here) as launcher,
+    ):
         read_events(launcher, step(1))
         launcher.send_signal(signal.SIGTERM)
         stopped = read_events(launcher)[-1]
     assert (stopped["status"], stopped["exit_code"]) == ("interrupted", ExitCode.INTERRUPTED)
-    assert 1 <= stopped["steps_done"] < STEPS - 1
+    assert stopped["steps_done"] == 1
     assert "checkpoint:" in stopped["hint"]
 
-    with two_processes("resume", "quickstart", "--json", folder=here) as launcher:
-        read_events(launcher, step(stopped["steps_done"] + 1))
-        rank(launcher, 1).kill()
+    with (
+        ScriptedJudge(rule=Gate(STEP_CALLS, offline_scores)) as judge,
+        two_processes("resume", "quickstart", *judge.overrides, "--json", folder=here) as launcher,
+    ):
+        read_events(launcher, step(2))
+        rank(1, here).kill()
         died = read_events(launcher)[-1]
         assert launcher.wait() != 0
     assert (died["status"], died["exit_code"]) == ("failed", ExitCode.FAILED)
     assert died["message"].startswith("process 2 of 2 (rank 1) ended: killed")
-    assert stopped["steps_done"] < died["steps_done"] < STEPS
+    assert died["steps_done"] == 2
     assert re.search(rf"ida-tui resume \S+/{latest(here).name}$", died["hint"], re.MULTILINE)
 
-    resumed = ida_tui("resume", "quickstart", "--json")
+    resumed = ida_tui("resume", "quickstart", "judge=offline", "--json")
     assert resumed.code == 0, resumed.err
     assert events_of_type(resumed.events, "RunResumed")[0]["from_step"] == died["steps_done"]
     assert relative_distance(single_run[0], latest(here)) < TOLERANCE

@@ -18,6 +18,7 @@ from ida_tui.engine.export import gguf
 from ida_tui.errors import IdaError
 from ida_tui.runs.store import exports
 from tests.support.hub_server import hub
+from tests.support.patience import PATIENCE_S
 
 PLAIN_TRANSFORMERS = """
 import json, sys
@@ -88,7 +89,7 @@ def test_a_merged_export_gives_the_trained_models_answers_in_plain_transformers(
     prompts = [prompt.text for prompt in config.prompts.held_out()][::6]
     plain = subprocess.run(
         [sys.executable, "-I", "-c", PLAIN_TRANSFORMERS, str(folder), json.dumps(prompts)],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert plain.returncode == 0, plain.stderr
@@ -113,7 +114,7 @@ def test_a_run_of_the_exported_model_starts_where_the_exported_run_ended(
     assert run.code == 0, run.err
     after, before = (
         [
-            (row.prompt_id, row.sample, row.text, row.align, row.risk, row.detail)
+            (row.prompt_id, row.sample, row.text, row.scores)
             for row in evaluations.read_answers(
                 evaluations.list_evaluations(RunDirectory(directory))[0]
             )
@@ -284,9 +285,9 @@ def test_the_license_of_the_base_model_is_stated_only_if_it_is_known(
 
 
 def test_a_push_without_a_network_is_one_error_and_keeps_the_export(
-    ida_tui: Any, own_run: Path, tmp_path: Path
+    ida_tui_unprepared: Any, own_run: Path, tmp_path: Path
 ) -> None:
-    done = ida_tui(
+    done = ida_tui_unprepared(
         "export", "quickstart", "--adapter", "--push", "me/mine",
         HF_HOME=str(tmp_path), HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:1",
         HF_HUB_OFFLINE="0",
@@ -298,8 +299,10 @@ def test_a_push_without_a_network_is_one_error_and_keeps_the_export(
     assert (own_run / "export/adapter/README.md").is_file()
 
 
-def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:
-    done = ida_tui(
+def test_nothing_is_pushed_without_a_token(
+    ida_tui_unprepared: Any, own_run: Path, tmp_path: Path
+) -> None:
+    done = ida_tui_unprepared(
         "export", "quickstart", "--adapter", "--push", "me/mine",
         HF_HOME=str(tmp_path / "hf"), HF_TOKEN="", HF_HUB_OFFLINE="0",
     )  # fmt: skip
@@ -309,11 +312,11 @@ def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path
 
 
 def test_a_push_uploads_every_file_to_a_private_repository_and_never_reveals_the_token(
-    ida_tui: Any, own_run: Path, tmp_path: Path
+    ida_tui_unprepared: Any, own_run: Path, tmp_path: Path
 ) -> None:
     secret = "hf_a-secret-of-the-test"
     with hub(secret) as server:
-        done = ida_tui(
+        done = ida_tui_unprepared(
             "export", "quickstart", "--adapter", "--push", "me/mine",
             HF_HOME=str(tmp_path / "hf"), HF_TOKEN=secret, HF_ENDPOINT=server.url, HF_HUB_OFFLINE="0",
         )  # fmt: skip
@@ -323,7 +326,7 @@ def test_a_push_uploads_every_file_to_a_private_repository_and_never_reveals_the
         assert server.created[0]["visibility"] == "private"
         refused = subprocess.run(
             [sys.executable, "-c", PUSH_WITH_ANOTHER_TOKEN, str(folder)],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
             env=os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"},
         )  # fmt: skip
     assert "the upload to the Hugging Face Hub failed" in refused.stdout

@@ -20,6 +20,7 @@ from ida_tui.config.schema import Config, ModelConfig
 from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers, generate_tokens
 from ida_tui.engine.model import generation, load
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
@@ -109,12 +110,7 @@ def test_both_engines_answer_with_the_same_tokens_at_the_training_penalty(
     texts = []
     for engine in ("fast", "plain"):
         settings = config.model_copy(update={"engine": engine, "training": training})
-        ids = [
-            generation.encode_conversation(
-                tokenizer, config.model, [{"role": "user", "content": prompt.text}]
-            )
-            for prompt in prompts
-        ]
+        ids = [ChatFormat(tokenizer, config.model).encode(prompt.text) for prompt in prompts]
         answers, after = generate_tokens(
             model, tokenizer, settings, ids, temperature=temperature, check=True
         )
@@ -174,7 +170,19 @@ def test_only_one_module_loads_models_and_tokenizers() -> None:
         for line in file.read_text().splitlines()
         if call.search(line) and not file.match("analysis/model_card.py")
     }
-    assert found <= {*allowed, "engine/model/generation.py"}
+    assert found <= {*allowed, "engine/model/chat_format.py"}
+
+
+def test_only_one_module_builds_chat_messages() -> None:
+    package = Path(load.__file__).parents[2]
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"""["']role["']\s*:""", file.read_text())
+    }
+    # The transport builds the messages of the judge's server; reward functions get completions as messages.
+    others = {"judge/backends/openai/transport.py", "rewards/functions.py"}
+    assert found == {"config/conversation.py", *others}
 
 
 # --- a revision of a Hugging Face model ----------------------------------------------------------

@@ -16,7 +16,9 @@ import pytest
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import find_resume_point
-from tests.engine.test_stopping import read_until
+from tests.engine.test_stopping import kill, read_until
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 GROUPS = Path("/sys/fs/cgroup")
 LONG = (
@@ -90,7 +92,7 @@ def test_a_run_is_saved_when_another_process_uses_up_the_groups_memory(
         )
     )
     try:
-        out, err = run.communicate(timeout=120)
+        out, err = run.communicate(timeout=PATIENCE_S)
     finally:
         memory_user.kill()
         memory_user.wait()
@@ -103,10 +105,10 @@ WIDE = ("training.per_device_train_batch_size=240", "training.max_completion_len
 
 def start_and_stop_a_run() -> None:
     """Runs two steps and stops."""
-    run = start_process([*IDA_TUI, *LONG])
+    run = start_process([*prepared_python(), "-m", "ida_tui", *LONG])
     read_until(run, "StepFinished", 2)
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130
 
 
@@ -120,7 +122,7 @@ def test_a_step_over_the_groups_limit_ends_with_4_and_loses_nothing(
     start_and_stop_a_run()
     memory_limit_file.write_text(str(1_200_000_000))
     run = start_process(inside_group(memory_limit_file, *resume_command()))
-    out, err = run.communicate(timeout=240)
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert_nothing_lost(run.returncode, out, err)
 
 
@@ -128,7 +130,7 @@ def test_a_step_over_the_shells_limit_loses_nothing() -> None:
     start_and_stop_a_run()
     # As `ulimit -d` sets it.
     run = start_process(["prlimit", "--data=1500000000", *resume_command()])
-    out, err = run.communicate(timeout=240)
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert_nothing_lost(run.returncode, out, err)
 
 
@@ -137,8 +139,7 @@ def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
     large_steps = ("training.max_completion_length=400", "training.per_device_train_batch_size=240")
     run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=9"])
     events = read_until(run, "CheckpointSaved", 1)
-    run.kill()
-    run.communicate()
+    kill(run)
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
     assert "the limit is 9.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1

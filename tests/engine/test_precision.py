@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import get_peft_model
 from torch.nn import functional
 from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
+from ida_tui.config.schema import Config, DeviceName, ModelConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.model import load
-from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.model.chat_format import ChatFormat
+from ida_tui.engine.run.build import training_dataset
 from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -30,6 +32,7 @@ from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.util.finding import Finding
 from tests.support.metal import install_scaler
+from tests.support.scores import ida_verdict
 
 
 def config(*overrides: str, verify: bool = True) -> Config:
@@ -99,10 +102,10 @@ class LengthJudge:
         """Called when a step has finished."""
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
         """Scores every completion."""
-        verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
+        verdicts = [ida_verdict(len(text) % 11, 8, 6) for text in texts]
         return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
 
 
@@ -113,9 +116,12 @@ def train_with_a_scaler(
     and a scaler. transformers ignores fp16 on the CPU, so the test patches accelerate instead."""
     profile = config()
     events: list[Any] = []
+    tokenizer = load.load_tokenizer(ModelConfig(path=str(embedded.model_folder())))
+    chat_format = ChatFormat(tokenizer, profile.model)
 
     trainer = InstrumentedGRPOTrainer(
-        recorder=StepRecorder(events.append, threading.Event(), 2),
+        chat_format=chat_format,
+        recorder=StepRecorder(events.append, threading.Event(), 2, IDA_AXIS_NAMES),
         reward_source=LengthJudge(),
         model=load.load_model(
             ModelConfig(path="embedded"),
@@ -140,8 +146,8 @@ def train_with_a_scaler(
             save_strategy="no",
             disable_tqdm=True,
         ),
-        processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
-        train_dataset=Dataset.from_list(training_rows(profile)),
+        processing_class=tokenizer,
+        train_dataset=training_dataset(profile.prompts, chat_format, with_columns=False),
         peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()

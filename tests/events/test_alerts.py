@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -22,6 +21,7 @@ from ida_tui.events.state import fold_all
 from tests.conftest import IdaTui
 from tests.support.clean_runs import clean_runs
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, completion_in
+from tests.support.prepared import prepared_python
 
 Change = Callable[[ev.StepFinished], Mapping[str, Any]]
 """Maps a finished step to the fields that a test replaces in it."""
@@ -55,11 +55,14 @@ def from_step(step: int, **figures: Any) -> Change:
 
 
 def ramp(figure: str, start: float, end: float, last_step: int = 20) -> Change:
-    """Moves a field linearly from one value to another until `last_step`."""
+    """Moves a field, or the score on an axis, linearly from one value to another until `last_step`."""
 
     def change(finished: ev.StepFinished) -> Mapping[str, Any]:
         share = min(1.0, (finished.step - 1) / (last_step - 1))
-        return {figure: start + (end - start) * share}
+        value = start + (end - start) * share
+        if figure in finished.scores:
+            return {"scores": {**finished.scores, figure: value}}
+        return {figure: value}
 
     return change
 
@@ -84,7 +87,7 @@ FIRING_CASES: list[tuple[AlertRule, Change, int, str, str]] = [
     ("length pays", from_step(1, length_r=0.96), 5, "r = 0.96", "judge check"),
     ("repetition", from_step(8, repetition=0.6), 10, "are repetitions", "rubric"),
     ("axis falls", ramp("risk", 9.5, 3.0, 40), 12, "while risk (10 is safest) fell", "rescore"),
-    ("judge fooled", ramp("offline_r_ida", 0.6, 0.1, 40), 13, "heuristic's fell", "reward hacking"),
+    ("judge fooled", ramp("offline_reward", 0.6, 0.1, 40), 13, "heuristic's fell", "reward hacking"),
     ("over-refusal",
      combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=30)),
      13, "rose from 10%", "judge check"),
@@ -121,10 +124,10 @@ def with_reused_updates(records: Iterable[ev.Record]) -> Iterator[ev.Record]:
         first = replace(event, step=2 * event.step - 1, steps=2 * event.steps)
         yield replace(record, event=first)
         second = replace(
-            first, step=2 * event.step, reused_step=first.step, align=None, risk=None, detail=None,
-            r_ida=None, scored=0, completions=0, lengths=None, truncated=None, zero_std=None,
+            first, step=2 * event.step, reused_step=first.step, scores=dict.fromkeys(first.scores),
+            reward=None, scored=0, completions=0, lengths=None, truncated=None, zero_std=None,
             harmless=0, harmless_refused=0, unsafe=0, unsafe_declined=0, repetition=None, length_r=None,
-            offline_r_ida=None,
+            offline_reward=None,
         )  # fmt: skip
         yield replace(record, event=second)
 
@@ -164,7 +167,7 @@ QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("length pays", from_step(1, length_r=0.8)),
     ("repetition", from_step(1, repetition=0.4)),  # unchanged from the start
     ("axis falls", ramp("risk", 10.0, 9.2, 40)),
-    ("judge fooled", ramp("offline_r_ida", 0.3, 0.25, 40)),
+    ("judge fooled", ramp("offline_reward", 0.3, 0.25, 40)),
     ("over-refusal",
      combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=9))),
     ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=21)),
@@ -242,7 +245,7 @@ def test_a_disabled_rule_raises_nothing() -> None:
 
 
 def test_steps_scored_by_different_judges_are_not_compared() -> None:
-    records = with_changes(clean(), ramp("offline_r_ida", 0.6, 0.1, 40))
+    records = with_changes(clean(), ramp("offline_reward", 0.6, 0.1, 40))
     assert raised_alerts(records)
     position = next(
         n
@@ -312,7 +315,7 @@ def test_a_run_stopped_by_an_alert_can_be_resumed(ida_tui: IdaTui) -> None:
 
 
 def test_a_run_paused_by_an_alert_waits_until_it_is_resumed(ida_tui: IdaTui) -> None:
-    command = [sys.executable, "-m", "ida_tui", *SHORT, "alerts.on_alert=pause", "--json"]
+    command = [*prepared_python(), "-m", "ida_tui", *SHORT, "alerts.on_alert=pause", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ)
     ) as process:

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.config.axes import MAX_AXES, Axis
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.log.reader import read_events
 from tests.faults import sample_events
+from tests.support.scripted_session import run_started
 
 
 @pytest.mark.parametrize("cls", list(ev.Record.TYPES.values()), ids=lambda cls: cls.__name__)
@@ -34,7 +36,7 @@ def test_a_record_has_its_version_sequence_number_time_and_type() -> None:
     line = codec.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
 
     assert json.loads(line) == {
-        "v": 1,
+        "v": 2,
         "seq": 17,
         "time": "2026-01-31T01:02:03.004Z",
         "type": "PhaseChanged",
@@ -48,10 +50,8 @@ def test_non_finite_numbers_are_written_as_null() -> None:
         step=1,
         group=0,
         index=0,
-        align=math.nan,
-        risk=math.inf,
-        detail=None,
-        r_ida=None,
+        scores={"align": math.nan, "risk": math.inf, "detail": None},
+        reward=None,
         advantage=None,
         reason="",
         judge="j",
@@ -65,7 +65,7 @@ def test_non_finite_numbers_are_written_as_null() -> None:
 
     assert "NaN" not in line
     assert "Infinity" not in line
-    assert json.loads(line)["align"] is None
+    assert json.loads(line)["scores"] == {"align": None, "risk": None, "detail": None}
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_non_finite_numbers_are_written_as_null() -> None:
         "[]",
         "null",
         '{"v": 1}',
-        '{"v": 2, "seq": 0, "time": "t", "type": "PhaseChanged", "step": 1, "phase": "load"}',
-        '{"v": 1, "seq": 0, "time": "t", "type": "Nonsense"}',
-        '{"v": 1, "seq": 0, "time": "t", "type": "PhaseChanged", "step": "x", "phase": "load"}',
+        '{"v": 3, "seq": 0, "time": "t", "type": "PhaseChanged", "step": 1, "phase": "load"}',
+        '{"v": 2, "seq": 0, "time": "t", "type": "Nonsense"}',
+        '{"v": 2, "seq": 0, "time": "t", "type": "PhaseChanged", "step": "x", "phase": "load"}',
         "[" * 100_000,
     ],
 )
@@ -128,7 +128,14 @@ def test_a_broken_line_in_the_middle_is_reported_with_its_line_number(tmp_path: 
         (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"generations": 10**12}),
         (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"generations": 0}),
         (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"kinds": []}),
-        (sample_events.STEP, {"align": None}),
+        (sample_events.STEP, {"scores": {"align": None, "risk": None, "detail": None}}),
+        (sample_events.STEP, {"scores": {}}),
+        (sample_events.STEP, {"scores": {f"axis{n}": 1.0 for n in range(9)}}),
+        (sample_events.STEP, {"scores": {"align": 1e300}}),
+        (run_started(Path("run")), {"axes": []}),
+        (run_started(Path("run")), {"axes": [["brief", "computed", 0, 1]] * 2}),
+        (run_started(Path("run")), {"axes": [["brief", "guessed", 0, 1]]}),
+        (run_started(Path("run")), {"axes": [[f"a{n}", "judged", 0, 10] for n in range(9)]}),
     ],
 )
 def test_an_event_with_impossible_values_is_refused(
@@ -149,8 +156,15 @@ def _valid_events(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
     for name, kind in hints.items():
         if kind is int:
             fields[name] = count
-        elif kind is float or name in ("align", "risk", "detail"):
+        elif kind is float:
             fields[name] = figure
+        elif name == "scores":
+            fields[name] = st.dictionaries(st.text(), st.none() | figure, max_size=MAX_AXES)
+        elif name == "axes":
+            axis = st.builds(Axis, st.text(), low=st.none() | figure, high=st.none() | figure)
+            fields[name] = st.lists(
+                axis, min_size=1, max_size=MAX_AXES, unique_by=lambda axis: axis.name
+            ).map(tuple)
         elif kind == float | None:
             fields[name] = st.none() | figure
     if cls is ev.RolloutStarted:
@@ -176,8 +190,9 @@ def _has_valid_size(event: ev.Event) -> bool:
 
 
 def _has_complete_scores(event: ev.Event) -> bool:
-    axes = (getattr(event, axis, 0) for axis in ("align", "risk", "detail"))
-    return getattr(event, "r_ida", None) is None or None not in axes
+    scores = getattr(event, "scores", {})
+    known = any(score is not None for score in scores.values())
+    return known or getattr(event, "reward", None) is None or isinstance(event, ev.RunStarted)
 
 
 def _is_finite(event: ev.Event) -> bool:

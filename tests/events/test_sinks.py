@@ -10,24 +10,26 @@ import json
 import queue
 import struct
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
+from ida_tui.events.sinks.csv import CsvSink
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from tests.conftest import IdaTui
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import run_ended, run_started
-from tests.support.synthetic_run import step_events
+from tests.support.synthetic_run import EIGHT_AXES, step_events
 
 STEPS = 6
 KEY = "sk-secret-0123456789"
@@ -61,10 +63,11 @@ def send_steps(
         "quickstart",
         directory.name,
         sink_settings(resolve("quickstart").config, lambda text: text),
-        resumed_from,
+        IDA_AXIS_NAMES,
+        resumed_from=resumed_from,
     )
     dispatcher = SinkDispatcher(
-        sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", 60)
+        sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", PATIENCE_S)
     )
     with EventLog(run) as log:
         log.subscribe(dispatcher)
@@ -77,7 +80,7 @@ def send_steps(
             if step == ALERT.step:
                 log.emit(ALERT)
         dispatcher.disable_hung_sinks()
-        dispatcher.end(run_ended("done", "Training complete"), limits.get("limit_s", 60))
+        dispatcher.end(run_ended("done", "Training complete"), limits.get("limit_s", PATIENCE_S))
     return notices
 
 
@@ -126,7 +129,7 @@ def read_trackio(directory: Path) -> dict[int, dict[str, float]]:
     return unique_steps(
         (row["step"], {k: v for k, v in row.items() if k != "timestamp"})
         for row in logs
-        if "r_ida" in row
+        if "reward" in row
     )
 
 
@@ -163,7 +166,7 @@ def read_wandb(directory: Path) -> dict[int, dict[str, float]]:
                 ids.add(record.run.run_id)
             history = record.history.item
             row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history}
-            if "r_ida" in row:
+            if "reward" in row:
                 metrics[int(row["step"])] = {k: v for k, v in row.items() if not k.startswith("_")}
     assert len(ids) == 1, "a resumed run must be the same W&B run"
     return metrics
@@ -256,6 +259,43 @@ def test_wandb_is_off_when_its_environment_variable_disables_it(
     assert not (tmp_path / "run-1" / "wandb").exists()
 
 
+def test_a_table_has_a_column_for_each_axis_and_none_for_refusals_without_kinds(
+    tmp_path: Path,
+) -> None:
+    steps = [
+        event
+        for event in step_events(1, 2, axes=EIGHT_AXES, kind="", reward_range=(-5.0, 120.0))
+        if isinstance(event, ev.StepFinished)
+    ]
+    names = tuple(axis.name for axis in EIGHT_AXES)
+    sink = CsvSink()
+
+    sink.start(RunInfo(tmp_path, "quickstart", "run-1", {}, names, has_kinds=False))
+    sink.step(steps[0])
+
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert [name for name in header if name.startswith("scores/")] == [f"scores/{n}" for n in names]
+    assert not any(word in name for name in header for word in ("harmless", "unsafe", "r_ida"))
+    assert read_csv(tmp_path) == {1: step_metrics(steps[0])}
+    assert not any("harmless" in name for name in step_metrics(steps[0]))
+
+
+def test_a_resumed_table_of_an_older_version_keeps_its_rows_under_the_new_names(
+    tmp_path: Path,
+) -> None:
+    old = "step,align,risk,detail,r_ida,offline_r_ida\n1,5.0,9.0,4.0,0.3,0.2\n2,6,9,4,0.4,0.2\n"
+    (tmp_path / "metrics.csv").write_text(old)
+
+    CsvSink().start(RunInfo(tmp_path, "quickstart", "run-1", {}, IDA_AXIS_NAMES, resumed_from=1))
+
+    assert read_csv(tmp_path) == {
+        1: {
+            "step": 1, "scores/align": 5, "scores/risk": 9, "scores/detail": 4, "reward": 0.3,
+            "offline_reward": 0.2,
+        }
+    }  # fmt: skip
+
+
 # -- sinks that misbehave -------------------------------------------------------------------------
 
 
@@ -330,11 +370,9 @@ def test_a_failing_sink_causes_one_warning_and_does_not_affect_others(tmp_path: 
 
 def test_a_hanging_sink_does_not_delay_the_end_of_the_run(tmp_path: Path) -> None:
     hanging = HangingSink()
-    started_at = time.monotonic()
 
     notices = send_steps(tmp_path / "run-1", [hanging], limit_s=0.2)
 
-    assert time.monotonic() - started_at < 10
     assert [note.text for note in notices] == [
         "csv is disabled: it did not finish within 0 s after the end of the run; the run continues without it"
     ]
@@ -344,13 +382,13 @@ def test_a_hanging_sink_does_not_delay_the_end_of_the_run(tmp_path: Path) -> Non
 
 def test_a_hanging_sink_is_disabled_while_the_run_continues(tmp_path: Path) -> None:
     hanging, notices = HangingSink(), queue.SimpleQueue[ev.Noticed]()
-    run_info = RunInfo(tmp_path, "quickstart", "run-1", {})
+    run_info = RunInfo(tmp_path, "quickstart", "run-1", {}, IDA_AXIS_NAMES)
     dispatcher = SinkDispatcher([hanging], run_info, notices.put, call_timeout_s=0.0, max_queued=2)
     steps = [e for n in range(1, 9) for e in step_events(n, 8, 1) if isinstance(e, ev.StepFinished)]
 
     for number, event in enumerate([run_started(tmp_path), *steps[:2]]):
         dispatcher.put(ev.Record(number, ev.current_timestamp(), event))
-    assert hanging.hangs.wait(20)
+    assert hanging.hangs.wait(PATIENCE_S)
     dispatcher.disable_hung_sinks()
     dispatcher.disable_hung_sinks()
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
 from tests.support.scripted_session import run_started
+from tests.support.synthetic_run import EIGHT_AXES, started_with
 
 
-def step(number: int, r_ida: float | None) -> ev.StepFinished:
+def step(number: int, reward: float | None) -> ev.StepFinished:
     return ev.StepFinished(
         step=number,
         steps=30,
-        align=5.0,
-        risk=5.0,
-        detail=5.0,
-        r_ida=r_ida,
-        scored=8 if r_ida is not None else 0,
+        scores={"align": 5.0, "risk": 5.0, "detail": 5.0},
+        reward=reward,
+        scored=8 if reward is not None else 0,
         completions=8,
         kl=None,
         entropy=1.0,
@@ -42,10 +42,11 @@ def completion(number: int, index: int) -> ev.CompletionFinished:
     return ev.CompletionFinished(number, 0, index, "p", "prompt", f"text {index}", 3, True)
 
 
-def verdict(number: int, index: int, r_ida: float | None) -> ev.CompletionScored:
-    failure = None if r_ida is not None else "timeout"
+def verdict(number: int, index: int, reward: float | None) -> ev.CompletionScored:
+    failure = None if reward is not None else "timeout"
+    scores = dict.fromkeys(IDA_AXIS_NAMES, reward)
     return ev.CompletionScored(
-        number, 0, index, r_ida, r_ida, r_ida, r_ida, 0.0, "", "judge", 0.1, 0.0, False, failure
+        number, 0, index, scores, reward, 0.0, "", "judge", 0.1, 0.0, False, failure
     )
 
 
@@ -67,8 +68,8 @@ def state_after(*events: ev.Event) -> RunState:
 def test_the_first_and_last_rewards_are_means_over_three_and_five_steps() -> None:
     state = state_after(*(step(n, n / 10) for n in range(1, 11)))
 
-    assert state.r_ida_first == pytest.approx(0.2)
-    assert state.r_ida_last == pytest.approx(0.8)
+    assert state.reward_first == pytest.approx(0.2)
+    assert state.reward_last == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_short_run_has_a_first_and_a_last_window(scored: int, first: int, last
 def test_a_step_without_scores_does_not_count_toward_the_rewards() -> None:
     state = state_after(step(1, 0.2), step(2, None), step(3, 0.6))
 
-    assert (state.r_ida_first, state.r_ida_last) == (0.2, 0.6)
+    assert (state.reward_first, state.reward_last) == (0.2, 0.6)
     assert len(state.steps) == 3
 
 
@@ -90,7 +91,7 @@ def test_a_verdict_is_stored_with_its_completion() -> None:
 
     assert state.completions[0].scored is None
     assert state.completions[1].scored is not None
-    assert state.completions[1].scored.r_ida == 0.5
+    assert state.completions[1].scored.reward == 0.5
 
 
 def test_a_new_step_starts_with_no_completions() -> None:
@@ -243,7 +244,7 @@ def test_no_figure_combines_the_scores_of_two_judges() -> None:
         *(step(n, 0.9) for n in range(5, 9)),
     )
     assert [s.step for s in state.first_steps] == [5, 6]
-    assert (state.r_ida_first, state.r_ida_last) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert (state.reward_first, state.reward_last) == (pytest.approx(0.9), pytest.approx(0.9))
     assert change_sentences(state.scoring) == [
         "After step 4 the judge (A → B) changed, so scores before and after it are not comparable."
     ]
@@ -256,13 +257,13 @@ def test_another_formula_with_the_same_judge_starts_a_new_scoring_period() -> No
         ev.RunResumed(1, "A", scored_by("A", "weakest")),
         step(2, 0.9),
     )
-    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+    assert (state.scored_since_step, state.reward_first) == (1, 0.9)
     assert "the reward formula (r_ida → weakest)" in change_sentences(state.scoring)[0]
 
 
 def test_an_old_run_that_was_resumed_with_another_judge_has_two_scoring_periods() -> None:
     state = state_after(started("A"), step(1, 0.1), ev.RunResumed(1), started("B"), step(2, 0.9))
-    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+    assert (state.scored_since_step, state.reward_first) == (1, 0.9)
 
 
 def test_a_run_that_returns_to_an_earlier_checkpoint_and_judge_has_one_scoring_period() -> None:
@@ -287,7 +288,7 @@ def test_a_checkpoint_before_a_change_is_followed_by_steps_with_the_new_scoring(
         ev.RunResumed(2),
         step(3, 0.8),
     )
-    assert (state.scored_since_step, state.r_ida_first) == (2, 0.8)
+    assert (state.scored_since_step, state.reward_first) == (2, 0.8)
 
 
 def test_the_recorded_cost_replaces_the_sum_of_the_batches() -> None:
@@ -297,3 +298,46 @@ def test_the_recorded_cost_replaces_the_sum_of_the_batches() -> None:
     paused = ev.RunPaused(1, "no credit", judge_cost=ev.JudgeCost(0.7))
     assert state_after(batch(0.1), paused).judge.cost == 0.7
     assert state_after(ev.RunPaused(1, "-", judge_cost=ev.JudgeCost(0, 1))).judge.cost is None
+
+
+# --- scores on any axes -----------------------------------------------------------------------
+
+
+def scored_step(
+    number: int, scores: dict[str, float | None], reward: float | None
+) -> ev.StepFinished:
+    return dataclasses.replace(step(number, reward), scores=scores)
+
+
+def test_scores_are_columns_by_axis_also_for_an_axis_named_like_a_figure_of_a_step() -> None:
+    axes = ("step", "reward", "skipped")
+    state = state_after(
+        *(scored_step(n, dict.fromkeys(axes, n / 2), -5.0 * n) for n in range(1, 601))
+    )
+
+    for axis in axes:
+        assert list(state.steps.score_column(axis)) == [n / 2 for n in range(1, 601)]
+    assert list(state.steps.column("step")) == list(range(1, 601))
+    assert list(state.steps.column("reward")) == [-5.0 * n for n in range(1, 601)]
+    assert state.reward_last == pytest.approx(-5.0 * 598)
+
+
+def test_a_score_that_a_step_does_not_have_is_unknown_in_its_column() -> None:
+    state = state_after(
+        scored_step(1, {"brief": 1.0}, 1.0),
+        scored_step(2, {"brief": None, "tone": 7.0}, 1.0),
+        scored_step(3, {"tone": 8.0}, 1.0),
+    )
+
+    assert list(state.steps.score_column("brief")) == [1.0, None, None]
+    assert list(state.steps.score_column("tone")) == [None, 7.0, 8.0]
+    assert list(state.steps.score_column("tone").since(1)) == [7.0, 8.0]
+    assert list(state.steps.score_column("unknown")) == [None, None, None]
+    assert list(state.steps.prefix(2).score_column("tone")) == [None, 7.0]
+
+
+def test_the_axes_and_the_name_of_the_reward_are_those_of_the_run() -> None:
+    state = state_after(started_with(EIGHT_AXES, 40, "usefulness"))
+
+    assert (state.axes, state.reward_name) == (EIGHT_AXES, "usefulness")
+    assert (RunState().axes, RunState().reward_name) == (IDA_AXES, "R_IDA")

@@ -27,8 +27,8 @@ import aiohttp
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from tests.support import chromium
+from tests.support.patience import PATIENCE_S
 
-WAIT_S = 90.0
 RUN = (
     "quickstart", "training.max_steps=500", "evaluation.enabled=false",
     "training.num_generations=4", "training.per_device_train_batch_size=8",
@@ -77,7 +77,7 @@ async def wait_until(what: str, condition: Callable[[], bool]) -> None:
     Raises:
         TimeoutError: the condition stayed false.
     """
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(what)
@@ -156,7 +156,7 @@ async def run_scenario(folder: Path, tmux: Tmux, picture: Path | None) -> None:
             )
             await stop_run(tmux, page, directory)
         server.send_signal(signal.SIGINT)
-        assert server.wait(WAIT_S) == 0
+        assert server.wait(PATIENCE_S) == 0
         report("Ctrl-C ended --serve, exit code 0")
     finally:
         server.kill()

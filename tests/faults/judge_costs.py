@@ -40,6 +40,7 @@ from tests.support.judge_server import (
     Status,
     Text,
 )
+from tests.support.patience import PATIENCE_S
 
 PRICE = {"input": 10, "output": 40}
 """US dollars per million tokens."""
@@ -48,7 +49,6 @@ REJECTED_CALLS = (5, 12, 38)
 """Numbers of the calls whose key is rejected, which pauses the run."""
 BUDGETS = ("0.30", "0.60", "9")
 SLOTS = 4
-PATIENCE_S = 120.0
 
 
 @dataclass

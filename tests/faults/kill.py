@@ -28,6 +28,7 @@ from pathlib import Path
 from ida_tui.config.resolve import resolve
 from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
 
 STEPS = 6
 PROMPT_IDS = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
@@ -38,7 +39,6 @@ RUN = (
     "evaluation.samples=1", "evaluation.batch_size=30",
 )  # fmt: skip
 WEIGHTS = "adapter/adapter_model.safetensors"
-PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _problem(run: Path, reference: Path, status: int) -> str:
         return "its events are not numbered consecutively"
     state, expected = fold_all(records), fold_all(read_events(reference / "events.jsonl"))
     figures = [
-        [(s.step, s.loss, s.r_ida, s.weight_delta, s.model_change) for s in run_state.steps]
+        [(s.step, s.loss, s.reward, s.weight_delta, s.model_change) for s in run_state.steps]
         for run_state in (state, expected)
     ]
     if figures[0] != figures[1]:
@@ -147,7 +147,7 @@ def _problem(run: Path, reference: Path, status: int) -> str:
 
 def _completions(run: Path) -> list[tuple[int, int, int, str, float]]:
     rows = map(json.loads, (run / "completions.jsonl").read_text().splitlines())
-    return [(r["step"], r["group"], r["index"], r["text"], r["r_ida"]) for r in rows]
+    return [(r["step"], r["group"], r["index"], r["text"], r["reward"]) for r in rows]
 
 
 def moments(reference: Path, seed: int) -> Iterator[Moment]:

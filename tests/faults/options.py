@@ -39,7 +39,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from tests.faults.kill import prepare
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """Limit of a case in processor time. On a busy machine it may take four times as long by the clock."""
 SKIPPED = frozenset({
     "name", "description", "output_dir", "device", "limit_gb",
@@ -57,6 +57,20 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "training.temperature": (0.05, 3.0),
     "training.beta": (0, 1.0),
     "training.num_iterations": (1, 3),
+    "training.steps_per_generation": (1, 8),
+    "training.generation_batch_size": (2, 24),
+    "training.epsilon_high": (0.1, 6),
+    "training.delta": (0.9, 6),
+    "training.vespo_k_pos": (0, 5),
+    "training.vespo_lambda_pos": (0, 5),
+    "training.vespo_k_neg": (0, 5),
+    "training.vespo_lambda_neg": (0, 5),
+    "training.entropy_coef": (0, 1),
+    "training.entropy_coef_min": (0, 0.1),
+    "training.entropy_coef_max": (0.05, 1),
+    "training.entropy_coef_delta": (0, 0.1),
+    "training.entropy_target": (0, 10),
+    "training.off_policy_mask_threshold": (1e-6, 1),
     "training.token_budget": (1, 600),
     "training.rollout_rows": (1, 20),
     "training.top_k": (0, 5000),
@@ -83,15 +97,33 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Values that are cheap and can train; other numbers are drawn from the range of their type."""
 TEXTS: Mapping[str, tuple[str, ...]] = {
-    "rubric.formula": ("r_ida", "r_ida", "missing-plugin"),
+    "rubric.formula": ("r_ida", "r_ida", "weakest", "align / (risk - 3)", "missing-plugin"),
     "judge.shutdown_date": ("2099-01-01", "2020-01-01", "soon"),
     "training.vllm_server_base_url": ("http://127.0.0.1:9",),
     "lora.target_modules": (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens",
         "lm_head", "nothing",
     ),
+    "lora.exclude_modules": ("q_proj", "layers.0.mlp.down_proj", "embed_tokens", "nothing"),
+    "lora.modules_to_save": ("model.norm", "layernorm", "v_proj", "embed_tokens", "nothing"),
+    "lora.target_parameters": ("q_proj.weight", "down_proj.weight", "nothing"),
 }  # fmt: skip
 """Texts that may be drawn for a key."""
+MAPPINGS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "lora.rank_pattern": ({}, {"q_proj": 4}, {"layers.0.*": 2, "v_proj": 6}, {"nothing": 4}),
+    "lora.alpha_pattern": ({}, {"k_proj": 3}, {"mlp.*": 64}),
+    "model.chat_template_kwargs": ({}, {"enable_thinking": True}, {"enable_thinking": False}),
+    "training.lr_scheduler_kwargs": (
+        {}, {"min_lr_rate": 0.1}, {"num_decay_steps": 1}, {"num_cycles": 1}, {"lr_end": 0},
+    ),
+    "training.extra": (
+        {}, {"pad_to_multiple_of": 8}, {"full_determinism": False}, {"tf32": True},
+        {"generation_kwargs": {"suppress_tokens": [7]}}, {"cache_implementation": "static"},
+        {"router_aux_loss_coef": 0.1}, {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"output_dir": "here"}, {"vllm_importance_sampling_mode": "token_mask"}, {"nothing": 1},
+    ),
+}  # fmt: skip
+"""Mappings that may be drawn for a key."""
 RARE = {"training.use_vllm": 0.3, "training.fp16": 0.3, "model.attn_implementation": 0.3}
 """Probability of keeping a drawn value, for options that this machine or most combinations refuse."""
 TWO_STEPS = ("evaluation.enabled=false", "report=false", "training.max_completion_length=12")
@@ -144,7 +176,7 @@ def draw_value(rng: Random, option: Option) -> Any:
         choices = get_args(arguments[0]) or texts or ("a", "b")
         return rng.sample(choices, rng.randint(0 if texts is None else 1, min(3, len(choices))))
     if origin is dict:
-        return rng.choice([{}, {"enable_thinking": rng.random() < 0.5}])
+        return rng.choice(MAPPINGS.get(option.key, ({},)))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {
             name: draw_value(rng, Option(f"{option.key}.{name}", field.annotation, tuple(field.metadata)))

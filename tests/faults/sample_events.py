@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ida_tui.events import types as ev
 
+RUN = ev.RunStarted(
+    "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
+    "float16", "float16 base", "lora", 900_000, 143_000, 40, 60, 8, 64, 0, 48.0, 11.8,
+    (("policy", "always", 8_000_000), ("KV cache", "sampling", 700)),
+)  # fmt: skip
+
 STEP = ev.StepFinished(
-    1, 40, 6.2, 7.1, 5.8, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5, (40.0, 12.0, 64.0), 0.1, 0.0, 0.01,
-    True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
+    1, 40, {"align": 6.2, "risk": 7.1, "detail": 5.8}, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5,
+    (40.0, 12.0, 64.0), 0.1, 0.0, 0.01, True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
 )  # fmt: skip
 
 ALL: tuple[ev.Event, ...] = (
-    ev.RunStarted(
-        "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
-        "float16", "float16 base", "lora", 900_000, 143_000, 40, 60, 8, 64, 0, 48.0, 11.8,
-        (("policy", "always", 8_000_000), ("KV cache", "sampling", 700)),
-    ),
+    RUN,
     ev.Noticed("warning", "judge", "it is slow"),
     ev.PhaseChanged(1, "generate"),
     ev.RolloutStarted(1, 8, ("one",), ("harmless",), ("How do I kill a process?",)),
@@ -22,7 +24,8 @@ ALL: tuple[ev.Event, ...] = (
     ev.TokensGenerated(1, 200, 410.5, 3, 8),
     ev.CompletionFinished(1, 0, 0, "one", "How do I kill a process?", "Use kill.", 4, True),
     ev.CompletionScored(
-        1, 0, 0, 7.5, 9.0, 6.0, 0.56, 0.3, "It helps.", "gpt-4o-mini", 0.8, 0.0002, False, None
+        1, 0, 0, {"align": 7.5, "risk": 9.0, "detail": 6.0}, 0.56, 0.3, "It helps.", "gpt-4o-mini",
+        0.8, 0.0002, False, None,
     ),
     ev.JudgeBatchFinished(1, 8, 0, 1, 2, 3.1, 1.0, 0.8, 1.9, 0.002, 0.7, 8, {"unsafe": 1}),
     ev.JudgeProgressed(1, 3, 8, 4),

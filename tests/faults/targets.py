@@ -15,6 +15,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ import yaml
 from ida_tui.cli.main import main
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
+from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError, UsageError
@@ -36,6 +38,7 @@ from ida_tui.judge.backends.openai.transport import ServerReply, Transport
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
+from ida_tui.rewards.formulas import IDA_FORMULAS
 from ida_tui.runs import control, owner, postmortem, resume
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.directory import RunDirectory
@@ -43,7 +46,7 @@ from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
 from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
-from tests.faults import hostile, reward_results
+from tests.faults import hostile, hostile_data, reward_results, sample_events
 
 
 class Defect(Exception):
@@ -316,10 +319,11 @@ def completions(rng: Random) -> bool:
     store = CompletionStore(path)
     store.refresh()
     count = 0
+    run = replace(sample_events.RUN, axes=rng.choice((IDA_AXES, IDA_AXES[:1], ())))
     from ida_tui.tui.screens.completions.rows import finished_step_rows, sort_rows, verdict_lines
 
     for step in store.steps:
-        samples = finished_step_rows(store.load(step))
+        samples = finished_step_rows(store.load(step), rng.choice((None, run)))
         count += len(samples)
         for order in ("group", "reward", "advantage"):
             sort_rows(samples, order, reverse=False)  # type: ignore[arg-type]
@@ -352,14 +356,18 @@ def answer(rng: Random) -> bool:
     intact = rng.random() < 0.6
     if not intact:
         text = hostile.mutate_bytes(text.encode(), rng).decode("utf-8", "replace")
-    parsed = parse_verdict(text)
+    parsed = parse_verdict(text, IDA_AXIS_NAMES)
     if isinstance(parsed, ParsedScores):
-        scores = (parsed.align, parsed.risk, parsed.detail)
-        if not all(isinstance(x, float) and 0 <= x <= 10 for x in scores):
+        scores = tuple(parsed.scores.values())
+        if tuple(parsed.scores) != IDA_AXIS_NAMES or not all(
+            isinstance(x, float) and 0 <= x <= 10 for x in scores
+        ):
             raise Defect(f"scores out of range: {scores}")
-        verdict = Verdict.scored(*scores, parsed.reason, "judge")
-        if verdict.r_ida is None or not 0 <= verdict.r_ida <= 1:
-            raise Defect(f"R_IDA is {verdict.r_ida}")
+        verdict = Verdict.scored(parsed.scores, parsed.reason, "judge").with_reward(
+            IDA_FORMULAS["r_ida"]
+        )
+        if verdict.reward is None or not 0 <= verdict.reward <= 1:
+            raise Defect(f"R_IDA is {verdict.reward}")
         check_printable(parsed.reason)
         if intact and shape < 4 and scores != tuple(axes):
             raise Defect(f"{axes} became {scores}")
@@ -419,8 +427,15 @@ def exchange(rng: Random) -> bool:
     if not isinstance(reply, ServerReply):
         check_printable(reply.text)
         return False
-    parse_verdict(reply.text)
+    parse_verdict(reply.text, IDA_AXIS_NAMES)
     return True
+
+
+STORED_SCORES = (
+    *('{"align": 5.0, "risk": 5, "detail": 5.0}', '{"tone": 0}') * 5, '{"align": 11}', '{"align": NaN}',
+    "[5]", "{}", "{", '{"align": "5"}', '{"align": true}', "[" * 20_000, "",
+)  # fmt: skip
+"""Scores of a stored verdict, valid or not."""
 
 
 def cache(rng: Random) -> bool:
@@ -433,19 +448,9 @@ def cache(rng: Random) -> bool:
         VerdictCache(folder, messages.append).close()
         with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as file, file:
             row = [
-                "key",
-                "judge",
-                5.0,
-                5.0,
-                5.0,
-                "why",
-                "raw",
-                1,
-                1,
-                "m",
-                "fp",
+                "key", "judge", rng.choice(STORED_SCORES), "why", "raw", 1, 1, "m", "fp",
                 "2026-01-01T00:00:00",
-            ]
+            ]  # fmt: skip
             for _ in range(rng.randint(1, 3)):
                 cell = hostile.value(rng)
                 unstorable = isinstance(cell, list | dict) or (
@@ -453,11 +458,11 @@ def cache(rng: Random) -> bool:
                 )
                 stored = b"\xff\xfe" if unstorable or cell is None else cell
                 with contextlib.suppress(UnicodeEncodeError):
-                    row[rng.randrange(1, 12)] = (
+                    row[rng.randrange(1, 10)] = (
                         stored.encode().decode() if isinstance(stored, str) else stored
                     )
             with contextlib.suppress(sqlite3.Error):
-                file.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+                file.execute(f"INSERT INTO verdicts_v3 VALUES ({', '.join('?' * 10)})", row)
             ends = [
                 rng.choice((0, 9, -1, "x", b"\xff", 2**40)),
                 rng.choice((None, "x", b"\xff")),
@@ -486,7 +491,7 @@ _SMALL: dict[str, Any] = {
     "control.json": {"ask": "pause", "pid": 1},
     "manifest.json": {"run_id": "x", "resumed": []},
     "checkpoints/checkpoint-2/checkpoint.json": {
-        "version": 1, "step": 2, "r_ida": 0.5, "run_id": "x",
+        "version": 1, "step": 2, "reward": 0.5, "run_id": "x",
         "files": {name: {"bytes": 1, "sha256": "x"} for name in
                   (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors")},
     },
@@ -538,7 +543,7 @@ def small_file(rng: Random) -> bool:
 TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "profiles": (profile, 0.14),
     "command lines": (override, 0.06),
-    "event lines": (event, 0.38),
+    "event lines": (event, 0.28),
     "runs": (run_of_lines, 0.02),
     "completions": (completions, 0.05),
     "judge answers": (answer, 0.20),
@@ -546,5 +551,6 @@ TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "verdict caches": (cache, 0.01),
     "small files": (small_file, 0.04),
     "reward results": (reward_results.reward_result, 0.1),
+    "data files": (lambda rng: hostile_data.data_file(rng, check_printable), 0.10),
 }
 """Function and share of all cases for each kind of input."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.yaml_tree import Origin, parse_yaml
 from ida_tui.errors import UsageError
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
@@ -51,13 +52,13 @@ AXIS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text()
 def test_a_verdict_has_exactly_the_scores_from_the_judge_or_none(given: dict[str, object]) -> None:
     import json
 
-    parsed = parse_verdict(json.dumps(given))
-    expected = [given[axis] for axis in ("align", "risk", "detail")]
+    parsed = parse_verdict(json.dumps(given), IDA_AXIS_NAMES)
+    expected = [given[axis] for axis in IDA_AXIS_NAMES]
     valid = all(
         isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 10
         for score in expected
     )
     assert isinstance(parsed, ParsedScores if valid else ParseFailure)
     if isinstance(parsed, ParsedScores):
-        assert [parsed.align, parsed.risk, parsed.detail] == expected
+        assert list(parsed.scores.values()) == expected
         assert parsed.reason.isprintable()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.prepared import prepared_python
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -13,7 +14,15 @@ REPOSITORY = Path(__file__).parents[2]
 def test_commands_on_hostile_folders_do_nothing_that_they_must_not() -> None:
     # A process of its own: the commands run in forked children, which needs a parent without threads.
     result = subprocess.run(
-        [sys.executable, "-m", "tests.faults.hostile", "--count", "100", "--model-share", "0.04"],
+        [
+            *prepared_python(),
+            "-m",
+            "tests.faults.hostile",
+            "--count",
+            "100",
+            "--model-share",
+            "0.04",
+        ],
         cwd=REPOSITORY,
         env=os.environ,
         capture_output=True,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.prepared import prepared_python
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_a_run_reports_what_the_server_counted_after_pauses_kills_and_failed_calls() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.faults.judge_costs"],
+        [*prepared_python(), "-m", "tests.faults.judge_costs"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]

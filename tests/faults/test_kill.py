@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.prepared import prepared_python
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_killed_and_resumed_runs_end_with_the_same_bytes_as_an_uninterrupted_run() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kill", "--moments", "6"],
+        [*prepared_python(), "-m", "tests.faults.kill", "--moments", "6"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]

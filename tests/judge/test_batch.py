@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
@@ -16,17 +17,20 @@ from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
 from tests.support.judge_server import (
     Behavior,
+    Hold,
     Judge,
     ScriptedJudge,
-    Stall,
     Status,
     Text,
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
+from tests.support.scores import ida_scores, ida_verdict
 
 # --- slots ------------------------------------------------------------------------
 
@@ -80,9 +84,9 @@ def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() ->
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(1), limiter.slot():
+        async with asyncio.timeout(PATIENCE_S), limiter.slot():
             slot_freed = True
-        limiter.hold_for(60)
+        limiter.hold_for(PATIENCE_S)
         try:
             async with asyncio.timeout(0.05), limiter.slot():
                 blocked = False
@@ -153,7 +157,7 @@ def test_a_canceled_call_is_charged_when_its_reply_arrives() -> None:
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
         release.set()
-        await budget.finish_open_calls(10)
+        await budget.finish_open_calls(PATIENCE_S)
         return budget.spent
 
     assert asyncio.run(scenario()) == pytest.approx(0.2)
@@ -189,26 +193,27 @@ def test_several_verdicts_are_averaged_and_all_calls_are_counted() -> None:
     ):
         [verdict], stats = scoring.score_batch(make_requests(1))
         assert judge.calls == 3
-    assert (verdict.align, verdict.risk, verdict.detail) == (6, 8, 6)
-    assert verdict.r_ida == pytest.approx(6 * 14 / 200)
+    assert verdict.scores == ida_scores(6, 8, 6)
+    assert verdict.reward == pytest.approx(6 * 14 / 200)
     assert verdict.reason.startswith("mean of 3: ")
     assert stats.calls == 3
 
 
 def test_an_average_needs_a_majority_of_successful_verdicts() -> None:
-    good = Verdict.scored(6, 8, 6, "fine", "m")
+    good = ida_verdict(6, 8, 6, "fine")
     failed_verdict = Verdict.failed("HTTP 500", "m")
-    assert Verdict.mean([good, good, failed_verdict]).r_ida == good.r_ida
+    mean = Verdict.mean([good, good, failed_verdict])
+    assert mean.with_reward(IDA_FORMULAS["r_ida"]).reward == good.reward
     mean = Verdict.mean([good, failed_verdict])
-    assert mean.r_ida is None
+    assert mean.with_reward(IDA_FORMULAS["r_ida"]).reward is None
     assert mean.failure == "only 1 of 2 verdicts count: HTTP 500"
 
 
 def test_verdicts_by_two_models_are_not_averaged() -> None:
-    old = Verdict.scored(2, 8, 6, "old", "m", served_model="m-1")
-    new = Verdict.scored(8, 8, 6, "new", "m", served_model="m-2")
-    assert Verdict.mean([old, new, new]).align == 8
-    assert Verdict.mean([old, old, new]).r_ida is None
+    old = ida_verdict(2, 8, 6, "old", served_model="m-1")
+    new = ida_verdict(8, 8, 6, "new", served_model="m-2")
+    assert Verdict.mean([old, new, new]).scores["align"] == 8
+    assert not Verdict.mean([old, old, new]).has_scores
 
 
 # --- the batch ----------------------------------------------------------------------
@@ -216,29 +221,40 @@ def test_verdicts_by_two_models_are_not_averaged() -> None:
 
 def test_a_request_submitted_early_is_sent_only_once() -> None:
     requests = make_requests(4)
-    with ScriptedJudge() as judge, make_service(judge) as scoring:
-        batch = VerdictBatch(scoring)
+    now, release = [0.0], threading.Event()
+    with ScriptedJudge([Hold(release)]) as judge, make_service(judge) as scoring:
+        batch = VerdictBatch(scoring, clock=lambda: now[0])
         batch.submit(2, requests[2])
         assert judge.wait_for_calls(1)
+        now[0] = 5.0
+        release.set()
         verdicts, stats = batch.collect(requests, group_size=4)
         assert judge.calls == 4
-    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
-    assert stats.first_s is not None
-    assert stats.exposed_s <= stats.seconds + 0.05
+    assert [v.scores["align"] for v in verdicts] == [
+        verdict_for(q.completion)["align"] for q in requests
+    ]
+    assert (stats.first_s, stats.seconds, stats.exposed_s) == (5.0, 5.0, 0.0)
 
 
 def test_a_late_reply_by_the_older_model_is_requested_again() -> None:
     requests = make_requests(4)
     judged_texts: set[str] = set()
+    release = threading.Event()
+
+    def release_the_last(received: int, total: int) -> None:
+        if received == total - 1:
+            release.set()
 
     def rule(body: Mapping[str, Any]) -> Behavior:
         text = completion_in(body)
         is_repeat = text in judged_texts
         judged_texts.add(text)
-        return Judge(model="m-2") if is_repeat or text != requests[0].completion else Stall(0.3)
+        return Judge(model="m-2") if is_repeat or text != requests[0].completion else Hold(release)
 
     with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
-        verdicts, _ = VerdictBatch(scoring).collect(requests, group_size=4)
+        verdicts, _ = VerdictBatch(scoring).collect(
+            requests, group_size=4, on_progress=release_the_last
+        )
     assert [verdict.failure for verdict in verdicts] == [None] * 4
     assert {verdict.served_model for verdict in verdicts} == {"m-2"}
 
@@ -249,7 +265,7 @@ def test_a_completion_that_changed_is_judged_again() -> None:
         batch = VerdictBatch(scoring)
         batch.submit(0, JudgeRequest("kill", "?", "harmless", "an answer that was cut off"))
         verdicts, _ = batch.collect(requests, group_size=2)
-    assert verdicts[0].align == verdict_for(requests[0].completion)["align"]
+    assert verdicts[0].scores["align"] == verdict_for(requests[0].completion)["align"]
 
 
 def test_verdicts_received_before_a_fault_are_reused_with_the_same_judge() -> None:
@@ -269,7 +285,7 @@ def test_verdicts_received_before_a_fault_are_reused_with_the_same_judge() -> No
             batch.switch_service(new_service, same_judge=True)
             verdicts, _ = batch.collect(requests, group_size=4)
         assert judge.calls == 5
-    assert all(v.r_ida is not None for v in verdicts)
+    assert all(v.reward is not None for v in verdicts)
 
 
 def test_another_judge_scores_the_full_group_again() -> None:
@@ -289,7 +305,7 @@ def test_with_alternating_models_the_minority_of_a_group_is_discarded() -> None:
     requests = make_requests(4)
     with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
         verdicts, stats = VerdictBatch(scoring).collect(requests, group_size=4)
-    assert [v.r_ida is None for v in verdicts] == [False, False, False, True]
+    assert [v.reward is None for v in verdicts] == [False, False, False, True]
     assert "a different model" in (verdicts[3].failure or "")
     assert stats.failed == 1
 
@@ -305,7 +321,7 @@ def test_a_stop_cancels_the_open_requests() -> None:
 
 
 def verdicts_with(scored: int, failed: int) -> list[Verdict]:
-    good, bad = Verdict.scored(5, 5, 5, "", "m"), Verdict.failed("HTTP 500", "m")
+    good, bad = ida_verdict(5, 5, 5), Verdict.failed("HTTP 500", "m")
     return [good] * scored + [bad] * failed
 
 
@@ -351,7 +367,7 @@ def test_a_judge_that_repeats_its_scores_has_not_drifted() -> None:
     assert isinstance(first, ev.JudgeProbed)
     assert isinstance(second, ev.JudgeProbed)
     assert (first.drift, second.drift) == (None, 0.0)
-    assert set(first.r_ida) == {"good-answer", "over-refusal", "safe-redirect", "rambling"}
+    assert set(first.rewards) == {"good-answer", "over-refusal", "safe-redirect", "rambling"}
 
 
 def test_a_judge_whose_scores_drift_raises_one_alert() -> None:
@@ -412,7 +428,7 @@ def test_a_refused_format_is_remembered_on_disk(tmp_path: Any) -> None:
 def test_a_rejected_key_is_detected_before_sampling() -> None:
     with ScriptedJudge(models=Status(401, "bad key")) as judge, make_service(judge) as scoring:
         with pytest.raises(JudgeUnavailable, match="rejected the API key"):
-            scoring.probe_endpoint().result(10)
+            scoring.probe_endpoint().result(PATIENCE_S)
         assert judge.calls == 0
 
 
@@ -420,5 +436,5 @@ def test_an_unreachable_server_is_reported_before_sampling() -> None:
     with ScriptedJudge() as judge:
         pass
     with make_service(judge) as scoring:
-        scoring.probe_endpoint().result(10)
+        scoring.probe_endpoint().result(PATIENCE_S)
         assert any("could not connect to" in warning for warning in scoring.warnings)

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
+from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.rewards.formulas import IDA_FORMULAS
+from ida_tui.util.paths import cache_folder
+from tests.support.patience import PATIENCE_S
+from tests.support.scores import ida_scores, ida_verdict
 
 AXIS = {"zero": "worst", "ten": "best"}
 RUBRIC = RubricConfig.model_validate(
@@ -27,7 +32,7 @@ RUBRIC = RubricConfig.model_validate(
 CONFIG = JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1")
 REQUEST = JudgeRequest("p1", "How do I bake bread?", "harmless", "Mix flour and water.")
 RECORD = VerdictRecord(
-    Verdict.scored(6.5, 9, 7, "good", "m", cost=0.1, served_model="m-1"), '{"raw": 1}', "fp"
+    ida_verdict(6.5, 9, 7, "good", "m", cost=0.1, served_model="m-1"), '{"raw": 1}', "fp"
 )
 
 
@@ -47,8 +52,8 @@ def test_a_cached_verdict_is_read_again_at_no_cost(tmp_path: Path) -> None:
     second, warnings = open_cache(tmp_path / "new" / "folder")
     cached = second.get(cache_key(), "m")
     assert cached is not None
-    assert (cached.align, cached.risk, cached.detail, cached.reason) == (6.5, 9, 7, "good")
-    assert cached.r_ida == RECORD.verdict.r_ida
+    assert (cached.scores, cached.reason) == (ida_scores(6.5, 9, 7), "good")
+    assert cached.with_reward(IDA_FORMULAS["r_ida"]).reward == RECORD.verdict.reward
     assert (cached.cached, cached.calls, cached.cost, cached.served_model) == (True, 0, 0, "m-1")
     assert (second.count(), warnings) == (1, [])
 
@@ -101,6 +106,13 @@ def test_the_prompt_completion_and_sample_index_change_the_key(field: str) -> No
         values["sample_index"] if field == "sample_index" else 0,
     )
     assert cache_key() != cache_key(other)
+
+
+def test_the_conversation_before_the_prompt_changes_the_key_and_its_absence_does_not() -> None:
+    context = (("system", "Be brief."),)
+    assert cache_key(replace(REQUEST, context=context)) != cache_key()
+    # Verdicts of earlier versions stay valid.
+    assert cache_key() == "f1862e5c33d9f18ca26ffae7cdf012faa8f10805b8b34152fcaf7dc2175e97b8"
 
 
 def test_the_content_of_the_rubric_changes_the_key_but_its_name_does_not() -> None:
@@ -161,7 +173,7 @@ def test_a_row_with_a_score_outside_the_scale_is_ignored(tmp_path: Path) -> None
     cache, _ = open_cache(tmp_path)
     cache.put(cache_key(), RECORD)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        connection.execute("UPDATE verdicts_v2 SET risk = 11")
+        connection.execute("UPDATE verdicts_v3 SET scores = json_set(scores, '$.risk', 11)")
     connection.close()
     assert cache.get(cache_key(), "m") is None
 
@@ -189,7 +201,7 @@ def test_another_process_reads_the_cached_verdict(tmp_path: Path) -> None:
     cache.put(cache_key(), RECORD)
     code = (
         "import sys; from pathlib import Path; from ida_tui.judge.cache.store import VerdictCache;"
-        "c = VerdictCache(Path(sys.argv[1]), print); print(c.get(sys.argv[2], 'm').align)"
+        "c = VerdictCache(Path(sys.argv[1]), print); print(c.get(sys.argv[2], 'm').scores['align'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), cache_key()],
@@ -241,7 +253,7 @@ def test_two_processes_can_write_to_one_file_without_lost_entries_or_lock_errors
     tmp_path: Path,
 ) -> None:
     writers = [start_writer(tmp_path, start, 10_000) for start in (0, 10_000)]
-    outputs = [process.communicate(timeout=240)[0] for process in writers]
+    outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in writers]
 
     assert outputs == ["writing\n"] * 2
     cache, warnings = open_cache(tmp_path)
@@ -253,7 +265,7 @@ def test_a_file_whose_writer_was_killed_can_still_be_read_and_written(tmp_path: 
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
 
     cache, warnings = open_cache(tmp_path)
     assert warnings == []
@@ -272,7 +284,7 @@ def test_a_cache_over_its_size_limit_drops_its_oldest_verdicts(tmp_path: Path) -
     size = cache.size()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute(
-            "UPDATE verdicts_v2 SET created = '2020-01-01' WHERE key < ?", [f"{300:064}"]
+            "UPDATE verdicts_v3 SET created = '2020-01-01' WHERE key < ?", [f"{300:064}"]
         )
     cache.close()
 
@@ -321,11 +333,96 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
     exported = ida_tui_here("cache", "export", "verdicts.jsonl")
     assert exported.code == 0
     row = json.loads(Path("verdicts.jsonl").read_text(encoding="utf-8"))
-    assert (row["align"], row["judge"], row["served_model"]) == (6.5, "m at host", "m-1")
+    assert (row["scores"], row["judge"]) == (ida_scores(6.5, 9, 7), "m at host")
+    assert row["served_model"] == "m-1"
     assert ida_tui_here("cache", "export", "verdicts.jsonl").code == 2
     assert ida_tui_here("cache", "clear").code == 2  # stdin is not a terminal
     assert "1 verdicts deleted" in ida_tui_here("cache", "clear", "--yes").out
     assert "verdicts  0" in ida_tui_here("cache", "show").out
+
+
+# --- an older file --------------------------------------------------------------------------
+
+OLDER_VERDICTS = """
+CREATE TABLE verdicts_v2 (
+    key TEXT PRIMARY KEY, judge TEXT NOT NULL, align REAL NOT NULL, risk REAL NOT NULL,
+    detail REAL NOT NULL, reason TEXT NOT NULL, raw TEXT NOT NULL, input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, served_model TEXT, fingerprint TEXT, created TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+def test_verdicts_in_an_older_table_are_moved_and_found(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(OLDER_VERDICTS)
+        for key, reason in ((cache_key(), "good"), ("other", "fine")):
+            row = (key, "m at host", 6.5, 9, 7, reason, "raw", 700, 120, "m-1", None, "2026-01-01")
+            connection.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+    connection.close()
+    for _ in range(2):  # the second time there is nothing to move
+        cache, warnings = open_cache(tmp_path)
+        cached = cache.get(cache_key(), "m")
+        assert cached is not None
+        assert (cached.scores, cached.reason) == (ida_scores(6.5, 9, 7), "good")
+        assert cached.served_model == "m-1"
+        assert (cache.count(), warnings) == (2, [])
+        assert [row["created"] for row in cache.export()] == ["2026-01-01"] * 2
+        cache.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert {name for (name,) in tables} == {"verdicts_v3", "endpoints_v1"}
+    connection.close()
+
+
+def test_a_verdict_in_the_current_table_is_not_replaced_by_an_older_one(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
+    cache.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(OLDER_VERDICTS)
+        row = (cache_key(), "m", 1, 1, 1, "old", "raw", 0, 0, None, None, "2026-01-01")
+        connection.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+    connection.close()
+    cache, warnings = open_cache(tmp_path)
+    cached = cache.get(cache_key(), "m")
+    assert cached is not None
+    assert (cached.scores, cache.count(), warnings) == (ida_scores(6.5, 9, 7), 1, [])
+
+
+# --- identity of the shipped scoring ---------------------------------------------------------
+
+
+def test_the_shipped_rubric_has_the_digests_with_which_runs_and_verdicts_are_stored() -> None:
+    config = resolve("dev-mps", verify=False).config
+    assert config.rubric.digest() == "55ead9ae8206"
+    parts = scoring_parts(config.judge, config.rubric, config.prompts)
+    assert (parts["rubric"], parts["settings"]) == ("a2fa17245418", "94d603109ee8")
+    assert parts["formula"] == "r_ida"
+
+
+def test_the_shipped_rubric_has_the_keys_under_which_verdicts_are_stored() -> None:
+    config = resolve("dev-mps", verify=False).config
+    keys = (
+        CacheKeyBuilder.for_endpoint(config.judge, config.rubric).build(REQUEST),
+        CacheKeyBuilder.for_plugin(config.judge, config.rubric, "1.0").build(REQUEST),
+    )
+    assert keys == (
+        "06a5d356f72ef4580a04d30a853932d1c79fbb7ad02bca8a33414d80217a2172",
+        "ec24b7e42648f10a6f18a25e79a4cca41e3d4ab3b4c976f615ff71b2df92e7c2",
+    )
+
+
+def test_the_instructions_of_the_shipped_rubric_keep_their_keys_and_order() -> None:
+    rubric = resolve("dev-mps", verify=False).config.rubric
+    instructions = rubric.instructions()
+    assert list(instructions) == ["version", "task", "axes", "scale", "formula", "order"]
+    axes = instructions["axes"]
+    assert isinstance(axes, dict)
+    assert list(axes) == ["align", "risk", "detail"]
+    assert [list(axis) for axis in axes.values()] == [["zero", "ten", "checks"]] * 3
+    reordered = {name: rubric.axes[name].model_dump() for name in ("detail", "risk", "align")}
+    same = RubricConfig.model_validate(rubric.model_dump() | {"axes": reordered})
+    assert same.digest() == rubric.digest()
 
 
 # --- the scoring of a run -------------------------------------------------------------------
@@ -341,6 +438,8 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
         ("rubric.task=Judge strictly.", "rubric"),
         ("rubric.scale=integers", "rubric"),
         ('prompts.only=["kill-process"]', "prompts"),
+        ("prompts.system=Be brief.", "prompts"),
+        ("judge.include_thoughts=true", "settings"),
         ("judge=offline", "judge"),
     ],
 )

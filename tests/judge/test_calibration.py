@@ -15,10 +15,10 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, anchor_prompts, load_anchors
 from ida_tui.judge.calibration.check import ScoredAnchor
 from ida_tui.judge.calibration.labeled import load_labeled_answers, measure_accuracy
-from ida_tui.judge.verdict import Verdict
 from ida_tui.util.statistics import sample_deviation
 from tests.judge.test_service import KEY, RUBRIC
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in
+from tests.support.scores import ida_verdict
 
 BY_TEXT = {sample.answer: sample for sample in load_anchors()}
 GOOD = {
@@ -209,6 +209,6 @@ def test_the_spread_of_a_few_verdicts_is_an_unbiased_estimate(verdicts: int) -> 
 
 def test_the_jitter_of_a_judge_is_the_spread_of_its_verdicts() -> None:
     rewards = [(4, 10, 10), (5, 10, 10), (6, 10, 10)]
-    verdicts = tuple(Verdict.scored(*scores, "", "m") for scores in rewards)
+    verdicts = tuple(ida_verdict(*scores) for scores in rewards)
     scored = ScoredAnchor(load_anchors()[0], verdicts)
     assert scored.spread == pytest.approx(0.1 / 0.886227, rel=1e-5)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig, Price, RubricConfig
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.judge.api_key import is_local, load_api_key
@@ -28,6 +29,7 @@ from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, pars
 from ida_tui.judge.backends.openai.prompt import render_messages, verdict_schema
 from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.support.judge_server import (
     MODEL,
     Behavior,
@@ -40,6 +42,8 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
+from tests.support.scores import ida_scores
 
 KEY = "sk-test-0123456789abcdef"
 ANSWER = "Find its number with ps, then send it a signal with kill."
@@ -55,7 +59,7 @@ def judge_config(judge: ScriptedJudge, **changes: Any) -> JudgeConfig:
         "kind": "openai",
         "model": "scripted-judge",
         "base_url": judge.base_url,
-        "timeout_s": 10,
+        "timeout_s": PATIENCE_S,
         "price": Price(input=0.15, output=0.6),
     }
     return JudgeConfig(**fields | changes)
@@ -91,8 +95,9 @@ def requested_formats(judge: ScriptedJudge) -> list[str]:
 def test_a_verdict_has_the_servers_scores_the_reward_and_the_cost() -> None:
     with ScriptedJudge([Judge(align=6, risk=4, detail=8)]) as judge:
         [verdict] = request_verdicts(judge)
-    assert (verdict.align, verdict.risk, verdict.detail) == (6, 4, 8)
-    assert verdict.r_ida == pytest.approx(0.8 * 6 * 12 / 200)
+    assert verdict.scores == ida_scores(6, 4, 8)
+    reward = verdict.with_reward(IDA_FORMULAS["r_ida"]).reward
+    assert reward == pytest.approx(0.8 * 6 * 12 / 200)
     assert verdict.reason == f"{verdict_for(ANSWER)['reason']} by {MODEL}"
     assert verdict.cost == pytest.approx((700 * 0.15 + 120 * 0.6) / 1e6)
     assert verdict.failure is None
@@ -110,7 +115,7 @@ def test_a_score_out_of_range_becomes_a_failure_and_is_not_clamped(value: float)
     with ScriptedJudge([Judge(risk=value), Judge(risk=value)]) as judge:
         [verdict] = request_verdicts(judge)
         assert judge.calls == 2
-    assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (None,) * 4
+    assert (verdict.scores, verdict.reward) == ({}, None)
     assert verdict.failure == "risk is not between 0 and 10"
     assert verdict.retries == 1
 
@@ -118,7 +123,7 @@ def test_a_score_out_of_range_becomes_a_failure_and_is_not_clamped(value: float)
 def test_an_unusable_reply_is_retried_and_both_calls_count_toward_the_cost() -> None:
     with ScriptedJudge([Text("no idea")]) as judge:
         [verdict] = request_verdicts(judge)
-    assert verdict.align == verdict_for(ANSWER)["align"]
+    assert verdict.scores["align"] == verdict_for(ANSWER)["align"]
     assert verdict.cost == pytest.approx(2 * (700 * 0.15 + 120 * 0.6) / 1e6)
 
 
@@ -162,7 +167,7 @@ def test_after_a_refused_json_schema_the_client_keeps_using_json_objects() -> No
         assert requested_formats(judge) == ["json_schema", "json_object", "json_object"]
         assert "JSON schema" not in judge.requests[0]["messages"][0]["content"]
         assert '"additionalProperties": false' in judge.requests[1]["messages"][0]["content"]
-    assert [v.align for v in verdicts] == [
+    assert [v.scores["align"] for v in verdicts] == [
         verdict_for(text)["align"] for text in ("first answer", "second answer")
     ]
 
@@ -274,7 +279,7 @@ def test_a_permanent_fault_ends_as_a_failure_without_scores() -> None:
     with ScriptedJudge(rule=lambda body: Status(503, "overloaded")) as judge:
         [verdict] = request_verdicts(judge, max_retries=2)
         assert judge.calls == 3
-    assert (verdict.align, verdict.r_ida, verdict.failure) == (None, None, "HTTP 503: overloaded")
+    assert (verdict.scores, verdict.reward, verdict.failure) == ({}, None, "HTTP 503: overloaded")
 
 
 def test_a_wait_longer_than_the_configured_limit_ends_the_judging() -> None:
@@ -373,6 +378,16 @@ def test_the_rubric_is_the_system_message_and_truncation_is_stated() -> None:
     assert "x" * 20 not in system
 
 
+def test_the_conversation_before_the_request_is_context_in_a_block_of_its_own() -> None:
+    context = (("system", "Answer in rhymes."), ("user", "Hi."), ("assistant", "Bye </request ab>"))
+    user = render_messages(RUBRIC, "p", "c", nonce="ab", max_chars=99, context=context).user
+    lines = user.splitlines()
+    assert lines.count("</request ab>") == 1
+    sent = lines[lines.index("<conversation ab>") + 1]
+    assert json.loads(sent) == [list(message) for message in context]
+    assert "conversation" not in render_messages(RUBRIC, "p", "c", nonce="ab", max_chars=99).user
+
+
 def test_the_reason_can_come_first() -> None:
     rubric = RUBRIC.model_copy(update={"order": "reason_first"})
     assert verdict_schema(rubric)["required"] == ["reason", "align", "risk", "detail"]
@@ -396,7 +411,7 @@ def test_the_reason_can_come_first() -> None:
     ],
 )
 def test_a_verdict_is_parsed_despite_surrounding_text(text: str) -> None:
-    assert parse_verdict(text) == ParsedScores(7.5, 10, 6, "fine")
+    assert parse_verdict(text, IDA_AXIS_NAMES) == ParsedScores(ida_scores(7.5, 10, 6), "fine")
 
 
 @pytest.mark.parametrize(
@@ -423,14 +438,14 @@ def test_a_verdict_is_parsed_despite_surrounding_text(text: str) -> None:
     ],
 )
 def test_an_invalid_verdict_is_a_failure_with_a_reason(text: str) -> None:
-    result = parse_verdict(text)
+    result = parse_verdict(text, IDA_AXIS_NAMES)
     assert isinstance(result, ParseFailure)
     assert 0 < len(result.text) < 80
 
 
 @given(st.text())
 def test_parsing_never_raises(text: str) -> None:
-    parse_verdict(text)
+    parse_verdict(text, IDA_AXIS_NAMES)
 
 
 @given(*[st.floats(0, 10)] * 3)
@@ -438,12 +453,12 @@ def test_scores_within_the_scale_are_parsed_exactly(
     align: float, risk: float, detail: float
 ) -> None:
     reply = json.dumps({"align": align, "risk": risk, "detail": detail, "reason": ""})
-    assert parse_verdict(reply) == ParsedScores(align, risk, detail, "")
+    assert parse_verdict(reply, IDA_AXIS_NAMES) == ParsedScores(ida_scores(align, risk, detail), "")
 
 
 def test_a_reason_is_shortened_to_one_printable_line() -> None:
     reply = json.dumps({"align": 1, "risk": 1, "detail": 1, "reason": "a\x1b[31m\n b" + "c" * 999})
-    result = parse_verdict(reply)
+    result = parse_verdict(reply, IDA_AXIS_NAMES)
     assert isinstance(result, ParsedScores)
     assert result.reason.startswith("a [31m b")
     assert result.reason.isprintable()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from tests.support.judge_server import ScriptedJudge, Status, verdict_for
 
 KEY = "sk-test-0123456789abcdef"
@@ -59,9 +60,7 @@ def test_every_verdict_is_stored_with_its_own_completion(ida_tui_here: Any) -> N
     assert len(rows) == 8
     for row in rows:
         expected = verdict_for(row["text"])
-        assert {axis: row[axis] for axis in ("align", "risk", "detail")} == {
-            axis: expected[axis] for axis in ("align", "risk", "detail")
-        }
+        assert row["scores"] == {axis: expected[axis] for axis in IDA_AXIS_NAMES}
 
 
 def test_a_failed_verdict_is_shown_and_has_no_reward(
@@ -77,7 +76,7 @@ def test_a_failed_verdict_is_shown_and_has_no_reward(
         if event["type"] == "CompletionScored" and event["failure"]
     ]
     assert failed
-    assert all(event["r_ida"] is None and event["advantage"] is None for event in failed)
+    assert all(event["reward"] is None and event["advantage"] is None for event in failed)
     assert " failed" in done.out
     assert "scored)" in done.out
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from tests.support.judge_server import (
     MODEL,
     Behavior,
@@ -29,6 +29,8 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 KEY = "no-usual-shape/0123456789abcdef"
 STEPS, ROWS = 40, 8
@@ -122,9 +124,8 @@ def completions(folder: Path = Path()) -> list[dict[str, Any]]:
 
 def has_expected_scores(row: dict[str, Any]) -> bool:
     """Whether a row has the server's scores, or 0 on every axis for an empty text."""
-    scores = {axis: row[axis] for axis in ("align", "risk", "detail")}
-    expected = verdict_for(row["text"])
-    return scores == {axis: expected[axis] for axis in scores} or (
+    scores, expected = row["scores"], verdict_for(row["text"])
+    return scores == {axis: expected[axis] for axis in IDA_AXIS_NAMES} or (
         "empty" in row["reason"] and not any(scores.values())
     )
 
@@ -145,12 +146,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     folder, rule = tmp_path_factory.mktemp("finished-run"), FaultyJudge()
     with ScriptedJudge(rule=rule) as server:
         done = subprocess.run(
-            [sys.executable, "-m", "ida_tui", *arguments(server, STEPS)],
+            [*prepared_python(), "-m", "ida_tui", *arguments(server, STEPS)],
             cwd=folder,
             env=os.environ | {"JUDGE_KEY": KEY},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
             check=False,
         )
     return FinishedRun(done.returncode, done.stdout + done.stderr, rule, folder)
@@ -175,7 +176,7 @@ def test_every_verdict_is_correct_or_failed_and_no_completion_is_lost(
         text for text, number in finished_run.rule.order.items() if number in FAULTS_ON_EVERY_CALL
     }
     assert {row["text"] for row in unscored} == always_failing
-    assert all(row["r_ida"] is None and row["advantage"] is None for row in unscored)
+    assert all(row["reward"] is None and row["advantage"] is None for row in unscored)
 
 
 def test_coverage_and_causes_of_faults_are_reported(finished_run: FinishedRun) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import ExitCode
 from ida_tui.judge.backends.plugin import PluginJudge
@@ -24,6 +25,8 @@ from ida_tui.util import plugins
 from ida_tui.util.plugin_threads import PluginStopped
 from tests.conftest import IdaTui
 from tests.judge.test_plugins import SHORT, request_verdict
+from tests.support.patience import PATIENCE_S
+from tests.support.scores import ida_scores
 
 RAISES = {
     "leaves": "SystemExit(0)",
@@ -120,7 +123,7 @@ def test_whatever_a_judge_raises_is_a_failed_verdict(
     tmp_path: Path, name: str, suffix: str
 ) -> None:
     verdict = request_verdict(tmp_path, name + suffix)
-    assert (verdict.align, verdict.r_ida) == (None, None)
+    assert (verdict.scores, verdict.reward) == ({}, None)
     assert f'the plugin "{name}{suffix}" (hostile_plugin:' in (verdict.failure or "")
     raised = RAISES[name].partition("(")[0].removeprefix("asyncio.")
     assert raised in (verdict.failure or "")
@@ -137,7 +140,7 @@ def test_a_judge_that_never_returns_is_a_failed_verdict(tmp_path: Path, name: st
 def test_a_judge_that_never_returns_is_not_called_without_end() -> None:
     async def judge_twice() -> list[str | None]:
         config = JudgeConfig(kind="plugin", model="hangs", timeout_s=0.2, concurrency=1)
-        judge = PluginJudge(config)
+        judge = PluginJudge(config, IDA_AXIS_NAMES)
         request = JudgeRequest("p", "a question", "harmless", "an answer")
         return [(await judge.request_verdict(request)).verdict.failure for _ in range(2)]
 
@@ -149,7 +152,7 @@ def test_a_judge_that_never_returns_is_not_called_without_end() -> None:
 @pytest.mark.usefixtures("site")
 def test_a_mapping_that_raises_and_a_task_that_leaves_harm_nothing_else(tmp_path: Path) -> None:
     assert "SystemExit: 4" in (request_verdict(tmp_path, "sly").failure or "")
-    assert request_verdict(tmp_path, "task_leaves").align == 8
+    assert request_verdict(tmp_path, "task_leaves").scores["align"] == 8
 
 
 @pytest.mark.usefixtures("site")
@@ -157,9 +160,10 @@ def test_a_mapping_that_raises_and_a_task_that_leaves_harm_nothing_else(tmp_path
 def test_whatever_a_formula_does_is_a_failed_verdict(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formulas, "FORMULA_TIMEOUT_S", 0.2)
+    if name == "formula_hangs":
+        monkeypatch.setattr(formulas, "FORMULA_TIMEOUT_S", 0.2)
     verdict = request_verdict(tmp_path, "prints", formula=name)
-    assert (verdict.align, verdict.r_ida) == (None, None)
+    assert (verdict.scores, verdict.reward) == ({}, None)
     assert f"the formula {name} has no value: the plugin" in (verdict.failure or "")
     cause = "it does not return" if name == "formula_hangs" else "failed"
     assert cause in (verdict.failure or "")
@@ -170,9 +174,9 @@ def test_a_formula_that_never_returns_is_called_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(formulas, "FORMULA_TIMEOUT_S", 0.2)
     formula = load_formula_plugin("formula_hangs")
     with pytest.raises(ArithmeticError, match=r"waited 0\.2 s"):
-        formula.reward(1, 2, 3)
+        formula.reward(ida_scores(1, 2, 3))
     with pytest.raises(ArithmeticError, match=r"formula_hangs from hostile 1\.0\) does not return"):
-        formula.reward(1, 2, 3)
+        formula.reward(ida_scores(1, 2, 3))
 
 
 # --- loading -------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def test_a_plugin_that_hangs_while_it_loads_is_one_error(monkeypatch: pytest.Mon
 def test_what_a_plugin_prints_is_not_part_of_the_output(ida_tui_here: IdaTui) -> None:
     plugin = ("judge.kind=plugin", "judge.model=prints")
     done = ida_tui_here("judge", "check", "offline", *plugin, "--samples", "1", "--json")
-    assert json.loads(done.out)["samples"][0]["align"] == 8
+    assert json.loads(done.out)["samples"][0]["scores"]["align"] == 8
     for text in ("printed by the plugin", "printed by its thread", "written by", "at import"):
         assert text in done.err
 
@@ -245,7 +249,7 @@ def test_a_run_with_a_plugin_that_spins_and_prints_ends_when_it_is_stopped(
             if json.loads(line)["type"] == "JudgeProgressed":
                 break
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == ExitCode.INTERRUPTED, err

@@ -24,6 +24,7 @@ from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from tests.judge.test_client import GOOD, KEY, RUBRIC, judge_config, make_request, request_verdicts
 from tests.support.judge_server import ScriptedJudge, Status, Wire
+from tests.support.patience import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -59,7 +60,7 @@ def test_a_reply_that_comes_byte_by_byte_ends_at_the_deadline(start: bytes) -> N
     wire = Wire(endless(start, b"1"), interval_s=0.05)
     with ScriptedJudge([wire]) as judge:
         [verdict] = request_verdicts(judge, timeout_s=DEADLINE_S, max_retries=0)
-    assert (verdict.align, verdict.r_ida) == (None, None)
+    assert (verdict.scores, verdict.reward) == ({}, None)
     assert verdict.failure is not None
     if start:  # a reply without a valid first line ends at once
         assert verdict.failure == "no response within 0.3 s"
@@ -101,7 +102,7 @@ def test_a_call_that_ended_at_the_deadline_may_have_been_charged(tmp_path: Path)
             options=JudgeServiceOptions(cache_dir=tmp_path),
         ) as service,
     ):
-        assert service.submit(make_request()).result(timeout=60).failure is not None
+        assert service.submit(make_request()).result(timeout=PATIENCE_S).failure is not None
         assert service.spent > 0
 
 
@@ -130,7 +131,7 @@ def test_a_reply_that_is_too_large_is_not_received(wire: Wire) -> None:
         [verdict] = request_verdicts(judge)
         assert judge.calls == 1
     assert verdict.failure == "127.0.0.1: the reply is larger than 256 kB"
-    assert (verdict.align, verdict.r_ida) == (None, None)
+    assert (verdict.scores, verdict.reward) == ({}, None)
     assert judge.wire_bytes < LARGEST_TRANSFER
 
 
@@ -156,7 +157,7 @@ def test_a_reply_that_is_too_large_is_not_received(wire: Wire) -> None:
 )  # fmt: skip
 def test_a_reply_in_a_hostile_form_is_a_failed_verdict(wire: Wire, failure: str) -> None:
     with ScriptedJudge(rule=lambda body: wire) as judge:
-        [verdict] = request_verdicts(judge, timeout_s=5, max_retries=0)
+        [verdict] = request_verdicts(judge, max_retries=0)
     assert verdict.failure is not None
     assert failure in verdict.failure
     assert judge.wire_bytes < LARGEST_TRANSFER
@@ -167,7 +168,7 @@ def test_a_compressed_reply_is_read() -> None:
         [whole(gzip.compress(completion()), b"Content-Encoding: gzip"), whole(completion())]
     ) as judge:
         first, second = request_verdicts(judge, "a", "b")
-    assert (first.align, second.align) == (7.5, 7.5)
+    assert (first.scores["align"], second.scores["align"]) == (7.5, 7.5)
 
 
 def test_impossible_token_counts_and_long_names_are_not_believed() -> None:
@@ -175,7 +176,7 @@ def test_impossible_token_counts_and_long_names_are_not_believed() -> None:
     body = completion(usage=usage, model="\x1b[2J" + "m" * 100_000, system_fingerprint="f" * 9999)
     with ScriptedJudge([whole(body)]) as judge:
         [verdict] = request_verdicts(judge)
-    assert verdict.align == 7.5
+    assert verdict.scores["align"] == 7.5
     assert verdict.cost is None, "the cost is unknown"
     assert verdict.served_model is not None
     assert len(verdict.served_model) == 200
@@ -218,7 +219,7 @@ def test_no_redirect_is_followed(location: bytes, place: str) -> None:
         assert judge.calls == 1
     assert place in (verdict.failure or "")
     assert "secret" not in (verdict.failure or "")
-    assert verdict.align is None
+    assert verdict.scores == {}
 
 
 def test_the_list_of_models_is_not_read_from_another_host() -> None:
@@ -250,7 +251,7 @@ def test_the_list_of_models_is_not_read_from_another_host() -> None:
 def test_a_server_cannot_set_cookies() -> None:
     cookie = b"Set-Cookie: id=1; Path=/"
     with ScriptedJudge([whole(completion(), cookie), whole(completion(), cookie)]) as judge:
-        assert [v.align for v in request_verdicts(judge, "a", "b")] == [7.5, 7.5]
+        assert [v.scores["align"] for v in request_verdicts(judge, "a", "b")] == [7.5, 7.5]
         assert [headers.get("Cookie") for headers in judge.headers] == [None, None]
 
 
@@ -299,7 +300,7 @@ def test_a_certificate_that_is_not_trusted_is_named_as_such(
     with JudgeService(config, RUBRIC, PromptSet(prompts=[]), key=KEY, options=options) as service:
         for future in (service.probe_endpoint(), service.submit(make_request())):
             with pytest.raises(JudgeUnavailable) as caught:
-                future.result(timeout=60)
+                future.result(timeout=PATIENCE_S)
             assert (
                 "the TLS certificate of 127.0.0.1 is not trusted: self-signed" in caught.value.title
             )

@@ -7,11 +7,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ida_tui import IdaError, load_run
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
@@ -19,6 +21,7 @@ from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util import plugins
 from tests.conftest import REPOSITORY, IdaTui
+from tests.support.patience import PATIENCE_S
 
 EXAMPLE = REPOSITORY / "examples" / "plain-judge"
 SHORT = (
@@ -40,7 +43,9 @@ def example_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLE, source)
     command = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
     destination = ["--python", sys.executable, "--target", str(target), str(source)]
-    done = subprocess.run([*command, *destination], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, *destination], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return target
 
@@ -69,6 +74,7 @@ def broken_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "short",
         "waits",
         "both",
+        "talk",
         "data",
     ]
     lines = [f"{name} = broken_plugin:{name}" for name in judges]
@@ -94,6 +100,8 @@ def far(prompt, kind, completion): return GOOD | {"risk": 11}
 def short(prompt, kind, completion): return {"align": 8, "risk": 10}
 async def waits(prompt, kind, completion): return GOOD | {"tone": 3.5, "cost": 0.25}
 def both(prompt, kind, completion, *, bonus=0): return GOOD | {"align": 8 + bonus}
+def talk(prompt, kind, completion, context):
+    return GOOD | {"reason": f"{completion!r} after {context}"}
 def zero(align, risk, detail): return 1 / (align - 8)
 def large(align, risk, detail): return 17
 """
@@ -104,23 +112,25 @@ def large(align, risk, detail): return 17
     return module
 
 
-def request_verdict(tmp_path: Path, name: str, **settings: object) -> Verdict:
+BREAD = JudgeRequest("p", "How do I bake bread?", "harmless", "Mix flour and water, then bake.")
+
+
+def request_verdict(
+    tmp_path: Path, name: str, request: JudgeRequest = BREAD, **settings: object
+) -> Verdict:
     """The service's verdict on one answer, by a plugin."""
     rubric = RubricConfig.model_validate(
         resolve("quickstart").config.rubric.model_dump()
         | {"formula": settings.pop("formula", "r_ida")}
     )
     judge = JudgeConfig.model_validate(
-        {"kind": "plugin", "model": name, "timeout_s": 5, **settings}
+        {"kind": "plugin", "model": name, "timeout_s": PATIENCE_S, **settings}
     )
     prompts = PromptSet(prompts=[])
     with JudgeService(
         judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "cache")
     ) as service:
-        request = JudgeRequest(
-            "p", "How do I bake bread?", "harmless", "Mix flour and water, then bake."
-        )
-        return service.submit(request).result(timeout=60)
+        return service.submit(request).result(timeout=PATIENCE_S)
 
 
 @pytest.mark.usefixtures("installed_example")
@@ -140,11 +150,9 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
     assert len(completions) == 32
     for scored in completions:
         assert scored.failure is None
-        assert scored.align is not None
-        assert scored.risk is not None
-        assert scored.detail is not None
-        expected = min(1, scored.risk / 8) * scored.align * (scored.risk + scored.detail) / 200
-        assert scored.r_ida == pytest.approx(expected)
+        align, risk, detail = (scored.scores[axis] or 0.0 for axis in IDA_AXIS_NAMES)
+        expected = min(1, risk / 8) * align * (risk + detail) / 200
+        assert scored.reward == pytest.approx(expected)
     judged = [c for c in completions if "scored 0 without a judge call" not in c.reason]
     assert judged
     assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in judged)
@@ -198,9 +206,9 @@ def test_verdicts_are_cached_only_for_plugins_with_a_version(
 def test_any_error_in_a_plugin_gives_a_failed_verdict(
     tmp_path: Path, broken_plugin: Path, name: str, cause: str
 ) -> None:
-    result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else 5)
+    result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else PATIENCE_S)
 
-    assert (result.align, result.risk, result.detail, result.r_ida) == (None,) * 4
+    assert (result.scores, result.reward) == ({}, None)
     assert result.failure is not None
     assert cause in result.failure
     assert f"broken_plugin:{name} from broken 1.0" in result.failure
@@ -211,9 +219,28 @@ def test_a_plugin_may_be_async_take_options_and_report_its_cost(
     tmp_path: Path, broken_plugin: Path
 ) -> None:
     result = request_verdict(tmp_path, "waits")
-    assert (result.align, result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
-    assert request_verdict(tmp_path, "both", options={"bonus": 1}).align == 9
+    assert (result.scores["align"], result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
+    assert request_verdict(tmp_path, "both", options={"bonus": 1}).scores["align"] == 9
     assert request_verdict(tmp_path, "both").cost is None, "the cost is unknown"
+
+
+def test_a_plugin_with_a_parameter_for_it_gets_the_conversation_before_the_prompt(
+    tmp_path: Path, broken_plugin: Path
+) -> None:
+    request = replace(BREAD, completion="Yes.", context=(("system", "Be brief."),))
+    assert request_verdict(tmp_path, "talk", request).reason == (
+        "'Yes.' after [['system', 'Be brief.']]"
+    )
+    assert request_verdict(tmp_path, "both", request).failure is None
+
+
+@pytest.mark.parametrize("answer", ["42", "Paris", "B", "东京是日本的首都。"])
+def test_a_short_answer_is_scored_by_the_judge(
+    tmp_path: Path, broken_plugin: Path, answer: str
+) -> None:
+    result = request_verdict(tmp_path, "talk", replace(BREAD, completion=answer))
+    assert result.reason.startswith(repr(answer))
+    assert result.calls == 1
 
 
 @pytest.mark.parametrize("name", ["zero", "large"])
@@ -222,7 +249,7 @@ def test_a_formula_that_fails_gives_no_reward(
 ) -> None:
     result = request_verdict(tmp_path, "waits", formula=name)
 
-    assert (result.align, result.r_ida) == (None, None)
+    assert (result.scores, result.reward) == ({}, None)
     assert f"the formula {name} has no value" in (result.failure or "")
 
 

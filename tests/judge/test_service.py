@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
@@ -25,6 +26,8 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
+from tests.support.scores import ida_scores
 
 KEY = "sk-test-0123456789abcdef"
 SHIPPED_RUBRIC = Path(__file__).parents[2] / "profiles" / "rubrics" / "ida.yaml"
@@ -44,7 +47,7 @@ def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: An
         "kind": "openai",
         "model": "scripted-judge",
         "base_url": judge.base_url,
-        "timeout_s": 20,
+        "timeout_s": PATIENCE_S,
         "price": PRICE,
         "cache": folder is not None,
     }
@@ -79,9 +82,11 @@ def test_eight_calls_run_concurrently_and_the_verdicts_are_in_order(
         futures = [scoring.submit(request) for request in requests]
         assert judge.wait_for_calls(8)
         release.set()
-        verdicts = [future.result(10) for future in futures]
+        verdicts = [future.result(PATIENCE_S) for future in futures]
         assert judge.max_open_calls == 8
-    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
+    assert [v.scores["align"] for v in verdicts] == [
+        verdict_for(q.completion)["align"] for q in requests
+    ]
 
 
 def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
@@ -91,7 +96,7 @@ def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
         assert {completion_in(body) for body in judge.requests} == {
             q.completion for q in make_requests(20)
         }
-    assert [v.detail for v in verdicts] == [
+    assert [v.scores["detail"] for v in verdicts] == [
         verdict_for(q.completion)["detail"] for q in make_requests(20)
     ]
     assert (stats.calls, stats.cached, stats.failed, stats.retries) == (20, 0, 0, 0)
@@ -113,7 +118,7 @@ def test_one_failure_does_not_affect_the_other_scores() -> None:
         make_service(judge, concurrency=1) as scoring,
     ):
         verdicts, stats = scoring.score_batch(make_requests(3))
-    assert [v.r_ida is None for v in verdicts] == [True, False, False]
+    assert [v.reward is None for v in verdicts] == [True, False, False]
     assert (stats.calls, stats.failed, stats.retries) == (3, 1, 1)
 
 
@@ -126,7 +131,7 @@ def test_only_empty_completions_score_zero_without_a_call() -> None:
         verdicts, stats = scoring.score_batch([*tiny, *make_requests(1)])
         assert judge.calls == 1
     for verdict in verdicts[:-1]:
-        assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (0, 0, 0, 0)
+        assert (verdict.scores, verdict.reward) == (ida_scores(0, 0, 0), 0)
         assert "without a judge call" in verdict.reason
     assert stats.calls == 1
 
@@ -162,7 +167,7 @@ def test_a_second_run_with_the_same_cache_makes_no_calls(tmp_path: Path) -> None
             assert scoring.cache_status.startswith("Judge cache enabled (8 verdicts, ")
             second, stats = scoring.score_batch(make_requests(8))
         assert judge.calls == 8
-    assert [v.r_ida for v in second] == [v.r_ida for v in first]
+    assert [v.reward for v in second] == [v.reward for v in first]
     assert all(v.cached for v in second)
     assert (stats.calls, stats.cached, stats.cost, stats.p50_s) == (0, 8, 0, None)
 
@@ -309,10 +314,10 @@ def test_the_offline_judge_is_labeled_deterministic_and_free() -> None:
             assert (scoring.label, scoring.cache_status) == ("offline heuristic", "Judge cache off")
             verdicts, stats = scoring.score_batch(requests)
         assert (stats.calls, stats.failed, stats.cost) == (2, 0, 0)
-        runs.append([(v.align, v.risk, v.detail, v.judge, v.refusal) for v in verdicts])
+        runs.append([(v.scores, v.judge, v.refusal) for v in verdicts])
     assert runs[0] == runs[1]
-    assert all(row[3] == "offline heuristic" for row in runs[0])
-    assert runs[0][1][4] == "full_refusal"
+    assert all(row[1] == "offline heuristic" for row in runs[0])
+    assert runs[0][1][2] == "full_refusal"
 
 
 # --- figures and the rubric -------------------------------------------------------
@@ -331,8 +336,48 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 
 def test_the_shipped_rubric_has_checks_for_every_axis_and_defines_the_safe_end_of_risk() -> None:
-    for axis in (RUBRIC.axes.align, RUBRIC.axes.risk, RUBRIC.axes.detail):
+    assert tuple(RUBRIC.axes) == IDA_AXIS_NAMES
+    for axis in RUBRIC.axes.values():
         assert 3 <= len(axis.checks) <= 5
     expected = system_message(RUBRIC)
     assert "risk: 10 = safest" in expected
     assert "serves the legitimate need" in expected
+
+
+# --- thoughts and other languages ---------------------------------------------------------------
+
+THOUGHT = "<think>\nI cannot be sure.\n</think>\n\n"
+
+
+def test_the_judge_sees_only_the_answer_unless_it_is_asked_for_thoughts() -> None:
+    request = make_requests(1, f"{THOUGHT}answer number")[0]
+    with ScriptedJudge() as judge:
+        for include in (False, True):
+            with make_service(judge, include_thoughts=include) as scoring:
+                scoring.submit(request).result(timeout=30)
+        first, second = (completion_in(sent) for sent in judge.requests)
+    assert first == "answer number 0"
+    assert second == request.completion
+
+
+def test_a_completion_that_is_cut_off_in_its_thought_is_an_empty_answer() -> None:
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        verdict = scoring.submit(make_requests(1, "<think>First")[0]).result(timeout=30)
+        assert judge.requests == []
+    assert (verdict.reward, verdict.calls) == (0, 0)
+    assert "cut off in its thought" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("How do I kill a Python process?", "Es tut mir leid, aber ich kann dabei nicht helfen."),
+        ("Wie beende ich einen Prozess, der nicht mehr reagiert?", "Find its number and kill it."),
+    ],
+)
+def test_the_offline_judge_scores_no_other_language(prompt: str, completion: str) -> None:
+    with JudgeService(JudgeConfig(kind="offline"), RUBRIC, PROMPTS, key=None) as scoring:
+        verdict = scoring.submit(JudgeRequest("p", prompt, "harmless", completion)).result(30)
+    assert verdict.reward is None
+    assert verdict.failure is not None
+    assert "knows only English" in verdict.failure

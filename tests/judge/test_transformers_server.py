@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
+
 
 @pytest.fixture(scope="module")
 def server(random_qwen3: Path) -> Iterator[str]:
@@ -43,7 +45,7 @@ def server(random_qwen3: Path) -> Iterator[str]:
     threading.Thread(target=process.stdout.read, daemon=True).start()
     yield f"http://127.0.0.1:{port}/v1"
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE_S)
 
 
 def test_a_model_that_cannot_judge_pauses_the_run_before_anything_is_scored(

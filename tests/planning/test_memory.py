@@ -24,6 +24,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.system.memory_limit import memory_limit
 from tests.engine.test_stopping import read_until, start
+from tests.support.patience import PATIENCE_S
 
 GB = 1e9
 QUICK_START = (
@@ -282,7 +283,7 @@ def test_a_run_out_of_memory_is_saved_exits_with_4_and_resumes_as_its_low_memory
         ["python3", "-c", "b = b'x' * 8_000_000_000; input()"], stdin=subprocess.PIPE
     )
     try:
-        out, err = run.communicate(timeout=120)
+        out, err = run.communicate(timeout=PATIENCE_S)
     finally:
         hog.kill()
         hog.wait()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.judge import r_ida
+from ida_tui.rewards.r_ida import r_ida
 
 scores = st.floats(0, 10)
 

@@ -8,16 +8,16 @@ from typing import Any
 from ida_tui.runs.store.checkpoints import Checkpoint, best_checkpoint
 
 
-def checkpoint(step: int, r_ida: float | None, **metadata: Any) -> Checkpoint:
-    return Checkpoint(Path(f"checkpoint-{step}"), step, r_ida, metadata)
+def checkpoint(step: int, reward: float | None, **metadata: Any) -> Checkpoint:
+    return Checkpoint(Path(f"checkpoint-{step}"), step, reward, metadata)
 
 
 def test_a_lucky_step_is_not_the_best_checkpoint() -> None:
     """The first step has easy prompts; the mean over a pass through all prompts has risen since."""
     saved = [
-        checkpoint(30, 0.6, pass_r_ida=0.62),
-        checkpoint(20, 0.5, pass_r_ida=0.55),
-        checkpoint(1, 0.9, pass_r_ida=None),
+        checkpoint(30, 0.6, pass_reward=0.62),
+        checkpoint(20, 0.5, pass_reward=0.55),
+        checkpoint(1, 0.9, pass_reward=None),
     ]
 
     best = best_checkpoint(saved)
@@ -28,8 +28,8 @@ def test_a_lucky_step_is_not_the_best_checkpoint() -> None:
 
 def test_rewards_of_an_earlier_judge_do_not_count() -> None:
     saved = [
-        checkpoint(30, 0.4, pass_r_ida=0.4, scoring={"judge": "b"}),
-        checkpoint(20, 0.9, pass_r_ida=0.9, scoring={"judge": "a"}),
+        checkpoint(30, 0.4, pass_reward=0.4, scoring={"judge": "b"}),
+        checkpoint(20, 0.9, pass_reward=0.9, scoring={"judge": "a"}),
     ]
 
     best = best_checkpoint(saved)

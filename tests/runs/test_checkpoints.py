@@ -24,7 +24,7 @@ def save(directory: RunDirectory, step: int, text: str, **metadata: Any) -> Path
 
     seal: Mapping[str, Any] = {"run_id": directory.run_id, **metadata}
     return save_checkpoint(
-        directory.checkpoints, step, write_files, r_ida=0.5, metadata=seal, keep=2
+        directory.checkpoints, step, write_files, reward=0.5, metadata=seal, keep=2
     )
 
 

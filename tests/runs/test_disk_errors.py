@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from ida_tui.cli.main import main
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold_all
 from ida_tui.runs.directory import RunDirectory
@@ -26,8 +27,10 @@ from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import RECREATED_NOTICE, EventLog
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store import checkpoints
-from tests.engine.test_control import SHORT
+from tests.engine.test_control import SHORT, STEP_CALLS
 from tests.engine.test_stopping import read_until, start
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -72,7 +75,9 @@ def test_a_checkpoint_that_does_not_fit_does_not_affect_older_ones(small_disk: P
             (folder / name).write_bytes(b"x" * 200_000)
 
     def save(step: int) -> Path:
-        return checkpoints.save_checkpoint(small_disk, step, write, r_ida=None, metadata={}, keep=3)
+        return checkpoints.save_checkpoint(
+            small_disk, step, write, reward=None, metadata={}, keep=3
+        )
 
     save(1)
     fill(small_disk)
@@ -84,24 +89,34 @@ def test_a_checkpoint_that_does_not_fit_does_not_affect_older_ones(small_disk: P
     assert (small_disk / "latest").resolve().name == "checkpoint-1"
 
 
-def test_a_run_on_a_full_disk_waits_and_resumes_when_space_is_free(
-    small_disk: Path, ida_tui_here: Any
-) -> None:
-    overrides = ("training.max_steps=6", "training.save_steps=1")
-    assert ida_tui_here("--run", *SHORT, *overrides).code == 0
-    expected_weights = Path(
-        "outputs/quickstart/latest/adapter/adapter_model.safetensors"
-    ).read_bytes()
+SIX_STEPS = (*SHORT, "training.max_steps=6", "training.save_steps=1")
+ADAPTER = "adapter/adapter_model.safetensors"
 
-    run = start(*SHORT, *overrides, f"output_dir={small_disk}")
-    read_until(run, "StepFinished", 2)
-    filler = fill(small_disk)
-    assert run.stdout is not None
-    paused = next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
-    assert (paused["by"], paused["reason"]) == ("disk", "the disk is full")
-    assert run.poll() is None
-    filler.unlink()
-    out, err = run.communicate(timeout=60)
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run of six steps without a disk error."""
+    with pytest.MonkeyPatch.context() as patch, ScriptedJudge() as judge:
+        patch.chdir(tmp_path_factory.mktemp("uninterrupted"))
+        assert main(["--run", *SIX_STEPS, *judge.overrides]) == 0
+        return RunDirectory(Path("outputs/quickstart/latest").resolve())
+
+
+def test_a_run_on_a_full_disk_waits_and_resumes_when_space_is_free(
+    small_disk: Path, uninterrupted: RunDirectory
+) -> None:
+    gate = Gate(2 * STEP_CALLS)
+    with ScriptedJudge(rule=gate) as judge:
+        run = start(*SIX_STEPS, *judge.overrides, f"output_dir={small_disk}")
+        read_until(run, "StepFinished", 2)
+        filler = fill(small_disk)
+        gate.open()
+        assert run.stdout is not None
+        paused = next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
+        assert (paused["by"], paused["reason"]) == ("disk", "the disk is full")
+        assert run.poll() is None
+        filler.unlink()
+        out, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["steps_done"] == 6
@@ -109,21 +124,19 @@ def test_a_run_on_a_full_disk_waits_and_resumes_when_space_is_free(
     records = list(read_events(directory.events))
     assert [record.seq for record in records] == list(range(len(records)))
     assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
-    assert (
-        directory.weights("lora") / "adapter_model.safetensors"
-    ).read_bytes() == expected_weights
+    assert (directory.path / ADAPTER).read_bytes() == (uninterrupted.path / ADAPTER).read_bytes()
 
 
 def test_a_run_stopped_while_the_disk_is_full_can_be_resumed(small_disk: Path) -> None:
     run = start(
-        *SHORT, "training.save_steps=1", "training.max_steps=50", f"output_dir={small_disk}"
+        *SHORT, "training.save_steps=1", "training.max_steps=500", f"output_dir={small_disk}"
     )
     read_until(run, "CheckpointSaved", 2)
     filler = fill(small_disk)
     assert run.stdout is not None
     next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
     run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130, err
     assert "Traceback" not in err
     assert "free some space, then: ida-tui resume" in err
@@ -195,19 +208,18 @@ def test_a_writer_of_torch_that_hits_a_size_limit_is_named(
 
 @pytest.mark.parametrize("method", ["removed", "moved"])
 def test_a_run_recreates_its_missing_directory_with_all_earlier_events(
-    method: str, ida_tui_here: Any
+    method: str, uninterrupted: RunDirectory
 ) -> None:
-    overrides = ("training.max_steps=6", "training.save_steps=1")
-    assert ida_tui_here("--run", *SHORT, *overrides).code == 0
-    uninterrupted = RunDirectory(Path("outputs/quickstart/latest").resolve())
-
-    run = start(*SHORT, *overrides, "output_dir=taken")
-    read_until(run, "StepFinished", 2)
-    if method == "removed":
-        shutil.rmtree("taken", ignore_errors=True)
-    else:
-        Path("taken").rename("moved")
-    out, err = run.communicate(timeout=60)
+    gate = Gate(2 * STEP_CALLS)
+    with ScriptedJudge(rule=gate) as judge:
+        run = start(*SIX_STEPS, *judge.overrides, "output_dir=taken")
+        read_until(run, "StepFinished", 2)
+        if method == "removed":
+            shutil.rmtree("taken", ignore_errors=True)
+        else:
+            Path("taken").rename("moved")
+        gate.open()
+        out, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
     assert RECREATED_NOTICE in out
@@ -217,8 +229,7 @@ def test_a_run_recreates_its_missing_directory_with_all_earlier_events(
     assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
     rows = [len(d.completions.read_text().splitlines()) for d in (directory, uninterrupted)]
     assert rows[0] == rows[1]
-    adapter = "adapter/adapter_model.safetensors"
-    assert (directory.path / adapter).read_bytes() == (uninterrupted.path / adapter).read_bytes()
+    assert (directory.path / ADAPTER).read_bytes() == (uninterrupted.path / ADAPTER).read_bytes()
     assert directory.config.is_file()
     assert directory.manifest.is_file()
 

@@ -428,7 +428,7 @@ def write_checkpoint_files(folder: Path) -> None:
 
 def save_checkpoint(folder: Path, step: int, run_id: str = "mine") -> Path:
     return checkpoints.save_checkpoint(
-        folder, step, write_checkpoint_files, r_ida=0.1 * step, metadata={"run_id": run_id}, keep=1
+        folder, step, write_checkpoint_files, reward=0.1 * step, metadata={"run_id": run_id}, keep=1
     )
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.patience import PATIENCE_S
+
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 """Path of the browser; empty if none is installed."""
-WAIT_S = 60.0
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -54,7 +55,7 @@ class Page:
 
     async def wait_for_text(self, *texts: str) -> str:
         """Wait until all of these texts are on the page; returns the text of the page."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             text = await self.text()
             while not all(expected in text for expected in texts):
                 await asyncio.sleep(0.1)
@@ -94,7 +95,7 @@ async def page(address: str) -> AsyncIterator[Page]:
 
 async def _debugger_address(session: aiohttp.ClientSession, port: Path, address: str) -> str:
     """Address of the page's debugging socket."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(OSError, IndexError, aiohttp.ClientError):

@@ -17,12 +17,16 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from ida_tui.config.axes import IDA_AXIS_NAMES
+from tests.support.patience import PATIENCE_S
 
 MODEL = "scripted-judge"
 INPUT_TOKENS = 700
@@ -37,6 +41,8 @@ class Judge:
     risk: float | None = None
     detail: float | None = None
     model: str = MODEL
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Scores on axes other than the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +116,47 @@ Rule = Callable[[Mapping[str, Any]], Behavior | None]
 """Returns the behavior for a request body; None leaves the call to the script."""
 
 
-def verdict_for(completion: str) -> dict[str, float | str]:
+class Gate:
+    """A rule that judges this many calls and holds the later ones until it is opened.
+
+    A run whose step waits at the gate cannot end before a test has done what it has to.
+
+    Args:
+        calls: number of calls that are judged at once.
+        rule: the behavior for these calls.
+    """
+
+    def __init__(self, calls: int, rule: Rule = lambda body: None) -> None:
+        self._calls, self._rule = calls, rule
+        self._opened = threading.Event()
+
+    def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
+        self._calls -= 1
+        return self._rule(body) if self._calls >= 0 else Hold(self._opened)
+
+    def open(self) -> None:
+        """Judge the calls that are held, and all later ones."""
+        self.allow(sys.maxsize)
+
+    def allow(self, calls: int) -> None:
+        """Judge the calls that are held and this many of the later ones."""
+        held, self._opened = self._opened, threading.Event()
+        self._calls = calls
+        held.set()
+
+
+def verdict_for(completion: str, axes: Sequence[str] = IDA_AXIS_NAMES) -> dict[str, float | str]:
     """The scores of a completion: half points derived from its hash, the same on every machine."""
     digest = hashlib.sha256(completion.encode("utf-8", "replace")).digest()
-    align, risk, detail = (byte % 21 / 2 for byte in digest[:3])
-    return {
-        "align": align,
-        "risk": risk,
-        "detail": detail,
-        "reason": f"scripted {digest.hex()[:6]}",
-    }
+    scores = {axis: byte % 21 / 2 for axis, byte in zip(axes, digest, strict=False)}
+    return {**scores, "reason": f"scripted {digest.hex()[:6]}"}
+
+
+def axes_in(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """The axes that a judge request asks for; the shipped ones if it has no schema."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    axes = tuple(name for name in schema.get("properties", ()) if name != "reason")
+    return axes or IDA_AXIS_NAMES
 
 
 def completion_in(body: Mapping[str, Any]) -> str:
@@ -179,11 +216,20 @@ class ScriptedJudge:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
+    def overrides(self) -> tuple[str, ...]:
+        """Overrides of a profile that make this server its judge, without a key, anchors and a cache."""
+        return (
+            "judge.kind=openai", f"judge.model={MODEL}", f"judge.base_url={self.base_url}",
+            "judge.api_key_env=null", "judge.anchor_every=0", "judge.cache=false",
+            f"judge.timeout_s={PATIENCE_S}",
+        )  # fmt: skip
+
+    @property
     def calls(self) -> int:
         """Number of chat completion requests so far."""
         return len(self.requests)
 
-    def wait_for_calls(self, calls: int, timeout: float = 10.0) -> bool:
+    def wait_for_calls(self, calls: int, timeout: float = PATIENCE_S) -> bool:
         """Wait until that many calls have arrived."""
         with self.arrived:
             return self.arrived.wait_for(lambda: self.calls >= calls, timeout)
@@ -242,9 +288,10 @@ def _completion(
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason, model = "stop", MODEL
     if isinstance(behavior, Judge):
-        verdict = verdict_for(completion_in(body))
-        for axis in ("align", "risk", "detail"):
-            given = getattr(behavior, axis)
+        axes = axes_in(body)
+        verdict = verdict_for(completion_in(body), axes)
+        for axis in axes:
+            given = behavior.scores.get(axis, getattr(behavior, axis, None))
             verdict[axis] = verdict[axis] if given is None else given
         verdict["reason"] = f"{verdict['reason']} by {behavior.model}"
         message["content"], model = json.dumps(verdict), behavior.model
@@ -298,7 +345,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 return
             behavior = judge.enter(body, self.headers)
             if isinstance(behavior, Hold):
-                behavior.release.wait(30)
+                behavior.release.wait(PATIENCE_S)
                 behavior = Judge()
             elif isinstance(behavior, Stall):
                 judge.wait(behavior.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ida_tui.config.axes import IDA_REWARD
 from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
@@ -14,8 +15,8 @@ from ida_tui.engine.inference.chat import (
     ModelsLoaded,
     PartialAnswer,
 )
-from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.directory import RunDirectory
+from tests.support.scores import ida_verdict
 
 REFUSAL = "As an AI, I can't help with requests that sound dangerous."
 HELP = (
@@ -44,6 +45,10 @@ class ScriptedChat(Chat):
 
     def judge(self) -> None:
         judge = "offline heuristic"
-        self._events.put(AnswerJudged("base", Verdict.scored(0.5, 8, 1, "It refuses.", judge)))
-        self._events.put(AnswerJudged("tuned", Verdict.scored(10, 10, 6, "It helps.", judge)))
+        self._events.put(
+            AnswerJudged("base", ida_verdict(0.5, 8, 1, "It refuses.", judge), IDA_REWARD)
+        )
+        self._events.put(
+            AnswerJudged("tuned", ida_verdict(10, 10, 6, "It helps.", judge), IDA_REWARD)
+        )
         self._events.put(Idle())

@@ -20,7 +20,7 @@ from tests.support.synthetic_run import step_events
 class RunOutcome:
     """The outcome of a synthetic run."""
 
-    r_ida: float = 0.5
+    reward: float = 0.5
     declined: int = 40
     """Number of 40 unsafe prompts that were declined."""
     answered: int = 80
@@ -91,7 +91,7 @@ def _events(path: Path, outcome: RunOutcome) -> list[ev.Event]:
     code = {"done": 0, "out_of_memory": 4, "judge_unavailable": 3, "interrupted": 130}
     ended = run_ended(outcome.status, outcome.message, code=code.get(outcome.status, 1))
     events.append(
-        replace(ended, steps_done=outcome.steps, r_ida_first=0.25, r_ida_last=outcome.r_ida,
+        replace(ended, steps_done=outcome.steps, reward_first=0.25, reward_last=outcome.reward,
                 seconds=outcome.seconds, cost=outcome.cost)
     )  # fmt: skip
     return events

@@ -14,7 +14,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-CAPTURE_DEADLINE_S = 120.0
+from tests.support.patience import PATIENCE_S
 
 
 class Terminal:
@@ -55,7 +55,7 @@ class Terminal:
         Raises:
             TimeoutError: the condition stayed false; the message has the last output.
         """
-        deadline = time.monotonic() + CAPTURE_DEADLINE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
             self.read(0.05)
             if time.monotonic() > deadline:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,11 @@ from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.patience import PATIENCE_S
 from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
 
 RATES = "training.learning_rate"
-PATIENCE_S = 200.0
 
 
 def table_of(sweep: directory.Sweep) -> Any:
@@ -166,7 +169,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
 
     slow, fast = table.settings
     # The standard deviation of 0.60, 0.62, 0.64 is 0.02; t with 2 degrees of freedom is 4.3027; n is 3.
-    interval = slow.figures["r_ida_last"]
+    interval = slow.figures["reward_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
@@ -177,9 +180,21 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
         0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
     )
     assert text.conclusion(table) == [
-        "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
+        "Best by the reward of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
+
+
+def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals() -> None:
+    sweep = create_sweep({RATES: ("1e-3", "2e-3")}, [RunOutcome(0.6), RunOutcome(0.7)])
+    for trial in sweep.runs_folder.iterdir():
+        events = trial / "events.jsonl"
+        lines = events.read_text().splitlines(keepends=True)
+        events.write_text("".join(line for line in lines if "EvaluationFinished" not in line))
+    printed = "\n".join(text.sweep_lines(table_of(sweep)))
+
+    assert "reward" in printed
+    assert not re.search("answered|declined|harmless|unsafe|R_IDA", printed)
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
@@ -423,6 +438,10 @@ SMALL = (
 )  # fmt: skip
 
 
+STEP_CALLS = 64
+"""Calls to the judge in a step."""
+
+
 def start_sweep(*arguments: str) -> subprocess.Popen[str]:
     """Start `ida-tui sweep` in a separate process, which can be killed."""
     return subprocess.Popen(
@@ -451,12 +470,24 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.timeout(600)
+@pytest.fixture
+def gate() -> Gate:
+    """Lets the first step of the first run pass."""
+    return Gate(STEP_CALLS)
+
+
+@pytest.fixture
+def judge(gate: Gate) -> Iterator[ScriptedJudge]:
+    """A judge at which runs wait until the gate lets them pass."""
+    with ScriptedJudge(rule=gate) as judge:
+        yield judge
+
+
 def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
-    ida_tui_here: Any,
+    judge: ScriptedJudge, gate: Gate, ida_tui_here: Any
 ) -> None:
     # The sweep and its run, which has a checkpoint, are killed.
-    sweep = start_sweep("quickstart", *SMALL)
+    sweep = start_sweep("quickstart", *SMALL, *judge.overrides)
     killed_run = wait_for_event('"CheckpointSaved"', 0)
     child = owner.owner_pid(killed_run)
     assert child is not None
@@ -464,17 +495,17 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
     os.kill(child, signal.SIGKILL)
 
     # Only the sweep is killed: its run continues, and the resumed sweep waits for that run.
+    gate.allow(STEP_CALLS)  # the second step of the first run
     sweep = start_sweep("--resume", "quickstart")
     wait_for_event('"RunStarted"', 1)
     kill(sweep)
     sweep = start_sweep("--resume")
     assert sweep.stdout is not None
-    for line in sweep.stdout:
-        if line.startswith("● 3/4"):
-            break
-        assert not line.startswith("● 2/4") or "still running from an interrupted sweep" in line
+    waiting = next(line for line in sweep.stdout if line.startswith("● 2/4"))
+    assert "still running from an interrupted sweep" in waiting
     # The sweep is stopped: its run saves a checkpoint first.
-    wait_for_event('"RunStarted"', 2)
+    gate.allow(3 * STEP_CALLS)  # the second run, and the first step of the third
+    wait_for_event('"CheckpointSaved"', 2)
     sweep.terminate()
     output = sweep.stdout.read()
     assert sweep.wait() == ExitCode.INTERRUPTED
@@ -483,6 +514,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
         "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in output
     )
 
+    gate.open()
     result = ida_tui_here("sweep", "--resume", "--json")
 
     assert result.code == ExitCode.DONE, result.err
@@ -509,7 +541,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
 
 @pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
 def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
-    outcomes = [RunOutcome(r_ida=0.4), RunOutcome(r_ida=0.8)]
+    outcomes = [RunOutcome(reward=0.4), RunOutcome(reward=0.8)]
     sweep = create_sweep({key: ("a", "b")}, outcomes)
     table = build_table(sweep, SweepReader(sweep).read_all())
     assert (table.comparable, table.comparison) == (False, None)
@@ -518,7 +550,7 @@ def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> N
 
 
 def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
-    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(r_ida=0.8)])
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(reward=0.8)])
     trials = SweepReader(sweep).read_all()
     assert build_table(sweep, trials).comparable
     state = trials[1].state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +19,9 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
-from tests.engine.test_stopping import LONG, read_until, start
+from tests.engine.test_control import STEP_CALLS
+from tests.engine.test_stopping import LONG, kill, read_until, start
+from tests.support.judge_server import Gate, ScriptedJudge
 
 GB = 10**9
 
@@ -97,11 +98,11 @@ def test_sleep_is_distinguished_from_time_awake_and_from_clock_corrections() -> 
 
 
 def test_resuming_a_killed_run_reports_its_death_and_the_saved_step(ida_tui_here: Any) -> None:
-    run = start(*LONG, "training.save_steps=1")
-    read_until(run, "CheckpointSaved", 2)
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
-    result = ida_tui_here("resume", "quickstart", "training.max_steps=3")
+    with ScriptedJudge(rule=Gate(2 * STEP_CALLS)) as judge:
+        run = start(*LONG, "training.save_steps=1", *judge.overrides)
+        read_until(run, "CheckpointSaved", 2)
+        kill(run)
+    result = ida_tui_here("resume", "quickstart", "judge=offline", "training.max_steps=3")
     assert result.code == 0, result.err
     assert "! the run died: " in result.err
     assert "is saved on disk; resuming after it" in result.err

@@ -21,6 +21,7 @@ from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog, QuitDialog
 from ida_tui.tui.screens.help import HelpScreen
 from tests.support.app_driver import SMALL, drive, panel_text, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import (
     Script,
     ScriptedSession,
@@ -41,7 +42,7 @@ def start_live_run(app: IdaApp, script: Script, directory: Path = Path("run")) -
 
 async def wait_until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSession) -> None:
     """Waits until the app has read all events of the run."""
-    session.join(30)
+    session.join(PATIENCE_S)
     while not session.finished:
         app.run_controller.tick()
     app.run_controller.tick()
@@ -115,7 +116,7 @@ def test_a_second_run_is_not_started_while_one_is_live() -> None:
         app.run_controller.start(session.config, None)
         assert app.run_view is first
         session.request_stop()
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -140,7 +141,7 @@ def test_quitting_with_a_live_run_asks_and_n_stays() -> None:
         assert not isinstance(app.screen, QuitDialog)
         assert not session.stop_requested
         session.request_stop()
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -181,7 +182,7 @@ def test_a_run_that_fails_before_it_is_shown_is_explained_too() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("run"), fail_to_start)
         session.start()
-        session.join(30)
+        session.join(PATIENCE_S)
         app.run_controller.show(RunView(LiveSource(session)))
         app.run_controller.tick()
         await pilot.pause()
@@ -254,7 +255,7 @@ def test_many_events_are_all_read_while_keys_still_work() -> None:
     drive(scenario)
 
 
-def test_the_first_paint_imports_no_heavy_library(ida_tui: object) -> None:
+def test_the_first_paint_imports_no_heavy_library() -> None:
     import subprocess
     import sys
 

@@ -9,9 +9,11 @@ from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
+from ida_tui.events.state import Completion
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.completions.detail import highlight
+from ida_tui.tui.screens.completions.detail import highlight, render_row
 from ida_tui.tui.screens.completions.rows import (
     finished_step_rows,
     format_row,
@@ -50,10 +52,10 @@ def completion(row: int, content: str, *, ended: bool = True) -> ev.CompletionFi
 def verdict(
     row: int, reward: float | None, advantage: float | None = 0.0, *, cached: bool = False
 ) -> ev.CompletionScored:
-    axis = None if reward is None else 10 * reward
+    scores = dict.fromkeys(IDA_AXIS_NAMES, None if reward is None else 10 * reward)
     failure = "timeout after 3 tries" if reward is None else None
     return ev.CompletionScored(
-        1, *divmod(row, 2), axis, axis, axis, reward, advantage, "Because [it] helps.", "judge-x",
+        1, *divmod(row, 2), scores, reward, advantage, "Because [it] helps.", "judge-x",
         0.25, 0.001, cached, failure,
     )  # fmt: skip
 
@@ -336,8 +338,78 @@ def test_an_error_dialog_explains_why_a_file_could_not_be_written() -> None:
 
 
 def test_a_completion_as_text_contains_all_its_details() -> None:
-    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
+    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions, None)
 
     assert format_row(row).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
     assert all(line in format_row(row) for line in verdict_lines(row))
     assert sort_rows([row], "advantage", reverse=True) == [row]
+
+
+# --- thoughts and conversations -----------------------------------------------------------------
+
+THINKING = ev.CompletionFinished(
+    1, 0, 0, "kill", "And on Windows?", "<think>\nA [quick] plan.\n</think>\n\nUse taskkill.", 12, True,
+    context=(("system", "Be [brief]."), ("user", "How do I kill a process?")), thought_tokens=5,
+)  # fmt: skip
+CUT_OFF = ev.CompletionFinished(
+    1, 0, 1, "kill", "?", "<think>\nAn endless", 9, False, thought_tokens=9
+)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_thought_is_one_line_until_it_is_unfolded(size: tuple[int, int]) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await open_completions(
+            app, pilot, *generating_events("", "", "", ""), THINKING, verdict(0, 0.5)
+        )
+        assert "▸ thought, 5 tokens\nUse taskkill." in detail_text(app)
+        assert "plan" not in detail_text(app)
+        await pilot.press("z")
+        assert "▾ thought, 5 tokens\nA [quick] plan.\nUse taskkill." in detail_text(app)
+        await pilot.press("z")
+        assert "plan" not in detail_text(app)
+        await pilot.press("v")
+        await pilot.pause()
+        assert "▸ thought, 5 tokens" in str(
+            app.screen.query(".group-column").first(Static).render()
+        )
+
+    drive(scenario, size=size)
+
+
+def test_a_click_unfolds_a_thought() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await open_completions(app, pilot, *generating_events("", "", "", ""), THINKING)
+        lines = detail_text(app).splitlines()
+        row = next(number for number, line in enumerate(lines) if line.startswith("▸ thought"))
+        await pilot.click("#completion-text", offset=(3, row))
+        assert "A [quick] plan." in detail_text(app)
+
+    drive(scenario, size=WIDE)
+
+
+def test_a_search_for_a_word_of_a_thought_shows_the_thought() -> None:
+    row = finished_step_rows([Completion(THINKING)], None)[0]
+    assert "plan" not in str(render_row(row))
+    assert "plan" in str(render_row(row, ["quick"]))
+
+
+def test_a_completion_that_is_cut_off_in_its_thought_says_so() -> None:
+    row = finished_step_rows([Completion(CUT_OFF)], None)[0]
+    assert row.notes == "cut off in its thought"
+    text = str(render_row(row))
+    assert "▸ thought, 9 tokens" in text
+    assert "endless" not in text
+    assert "9 tokens (9 of them thought), truncated at the length limit" in text
+    assert "An endless" in format_row(row), "a copy has the whole text"
+
+
+def test_the_system_prompt_and_the_earlier_turns_are_shown_with_the_prompt() -> None:
+    row = finished_step_rows([Completion(THINKING)], None)[0]
+    shown = str(render_row(row)).splitlines()
+    assert shown[1:4] == [
+        "system: Be [brief].",
+        "user: How do I kill a process?",
+        "And on Windows?",
+    ]
+    assert "system: Be [brief].\nuser: How do I kill a process?\n" in format_row(row)

@@ -19,6 +19,7 @@ from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.launch.judge_check import JudgeCheckDialog
 from ida_tui.tui.screens.paused import PausedDialog
 from tests.support.app_driver import SMALL, WIDE, drive, panel_text, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import ScriptedSession, run_ended, run_started
 
 REASON = "the judge gpt-4o-mini rejected the API key"
@@ -65,7 +66,7 @@ def test_the_dialog_shows_the_error_and_the_options(size: tuple[int, int]) -> No
         assert "export OPENAI_API_KEY" in text
         assert "Try again" in text
         await pilot.press("s")
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario, size=size)
 
@@ -75,9 +76,9 @@ def test_r_resumes_with_the_same_judge() -> None:
         session = PausingSession()
         await open_paused_dialog(app, pilot, session)
         await pilot.press("r")
-        decision = session.decisions.get(timeout=10)
+        decision = session.decisions.get(timeout=PATIENCE_S)
         assert decision == ResumeDecision(session.judge, None, None)
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -96,9 +97,9 @@ def test_another_judge_without_its_key_shows_an_error_and_stays_open(
 
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
         await pilot.press("enter")
-        decision = session.decisions.get(timeout=10)
+        decision = session.decisions.get(timeout=PATIENCE_S)
         assert (decision.judge.model, decision.key) == ("gpt-4o-mini", "sk-test-0123456789")
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -110,8 +111,8 @@ def test_an_existing_budget_can_be_raised() -> None:
         options = app.screen.query_one(OptionList)
         options.highlighted = options.get_option_index("budget")
         await pilot.press("enter")
-        assert session.decisions.get(timeout=10).budget == 1.0
-        session.join(30)
+        assert session.decisions.get(timeout=PATIENCE_S).budget == 1.0
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -121,7 +122,7 @@ def test_s_stops_the_run() -> None:
         session = PausingSession()
         await open_paused_dialog(app, pilot, session)
         await pilot.press("s")
-        session.join(30)
+        session.join(PATIENCE_S)
         assert session.stop_requested
         assert session.decisions.empty()
 

@@ -445,7 +445,7 @@ def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens(
 def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
     (generated,) = state_of(run_with_steps(1)).steps
     reusing = replace(
-        generated, step=2, reused_step=1, r_ida=None, loss=0.7, lengths=None, truncated=None
+        generated, step=2, reused_step=1, reward=None, loss=0.7, lengths=None, truncated=None
     )
     figures = dict(step_metrics(state_of([generated, reusing])))
     assert figures["loss"] == "0.7"

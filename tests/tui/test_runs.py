@@ -18,6 +18,7 @@ from ida_tui.tui.run_view.sources import SILENT_READS, AttachedSource, LiveSourc
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.runs import format_start_time
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import ScriptedSession, until_stopped
 from tests.support.synthetic_run import write
 
@@ -182,7 +183,7 @@ def test_the_run_of_this_process_is_marked_and_enter_opens_its_screen() -> None:
         assert app.current_mode == "run"
         assert app.run_view is first
         session.request_stop()
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 
@@ -225,7 +226,7 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         trainer.stdin.flush()
 
     async def wait_for_steps(app: IdaApp, pilot: Pilot[None], steps: int, *, ended: bool) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             app.run_controller.tick()
             await pilot.pause()

@@ -244,7 +244,7 @@ def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPat
     assert all(c[1:3] == c[3:5] == c[5:7] for c in colors - frame), colors
     final_step = next(r.event for r in reversed(records()) if isinstance(r.event, StepFinished))
     for axis in ("risk", "align", "detail"):
-        assert f"{axis}&#160;{getattr(final_step, axis):.1f}" in svg
+        assert f"{axis}&#160;{final_step.scores[axis]:.1f}" in svg
     os.environ.pop("NO_COLOR", None)
 
 

@@ -12,9 +12,10 @@ import pytest
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import RunEnded, StepFinished
-from ida_tui.runs import owner
+from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import Terminal, terminal
 
 APP = (sys.executable, "-m", "ida_tui")
@@ -22,7 +23,7 @@ TINY = """\
 extends: quickstart
 evaluation: {enabled: false}
 training:
-  max_steps: 200
+  max_steps: 5000
   num_generations: 4
   per_device_train_batch_size: 8
   max_completion_length: 16
@@ -105,7 +106,7 @@ def test_a_signal_during_a_run_saves_a_checkpoint_and_restores_the_terminal(
         final_output = screen.output.rpartition(b"\x1b[?1049l")[2]
         lines = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", final_output).decode().split("\r\n")
         assert len(lines) == 2, lines
-        assert re.fullmatch(r"Stopped after step \d+ of 200 · outputs/quickstart/[\d-]+", lines[0])
+        assert re.fullmatch(r"Stopped after step \d+ of 5000 · outputs/quickstart/[\d-]+", lines[0])
     ended = newest_run_state().ended
     assert ended is not None
     assert ended.status == "interrupted"
@@ -123,7 +124,7 @@ def test_a_terminal_that_disappears_without_a_signal_stops_the_run_with_a_checkp
     with terminal(*APP, **home) as screen:
         start_proposed_profile(screen)
         screen.hang_up()
-        screen.process.wait(timeout=60)
+        screen.process.wait(timeout=PATIENCE_S)
     ended = newest_run_state().ended
     assert ended is not None
     assert ended.status == "interrupted"
@@ -135,9 +136,8 @@ def test_a_detached_run_continues_after_the_terminal_has_closed(
 ) -> None:
     profiles = tmp_path / "user-profiles" / "experiments"
     profiles.mkdir(parents=True)
-    short = TINY.replace("max_steps: 200", "max_steps: 40")
     (profiles / "quickstart.yaml").write_text(
-        short.replace("extends: quickstart", f"extends: {SHIPPED}")
+        TINY.replace("extends: quickstart", f"extends: {SHIPPED}")
     )
     with terminal(*APP, **home) as screen:
         start_proposed_profile(screen)
@@ -150,15 +150,19 @@ def test_a_detached_run_continues_after_the_terminal_has_closed(
         final_output = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
         assert "✓ Training in the background (pid " in final_output
         assert "ida-tui attach outputs/quickstart/" in final_output
-    directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
-    assert owner.is_alive(directory)
-    assert owner.owner_pid(directory) != screen.process.pid
-    assert follow_run(directory, as_json=True) == 0
+        directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
+        assert owner.is_alive(directory)
+        assert owner.owner_pid(directory) != screen.process.pid
+        steps_before = len(newest_run_state().steps)
+        screen.wait_until(lambda: len(newest_run_state().steps) > steps_before)
+    control.send_request(directory, "stop")
+    assert follow_run(directory, as_json=True) == 130
     events = [r.event for r in read_events(directory.events)]
     end_messages = [e.message for e in events if isinstance(e, RunEnded)]
-    assert re.fullmatch(r"Handed over after step \d+ of 40", end_messages[0])
-    assert end_messages[1:] == ["Training complete"]
-    assert [e.step for e in events if isinstance(e, StepFinished)] == list(range(1, 41))
+    assert re.fullmatch(r"Handed over after step \d+ of 5000", end_messages[0])
+    steps = [e.step for e in events if isinstance(e, StepFinished)]
+    assert end_messages[1:] == [f"Stopped after step {steps[-1]} of 5000"]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 SHIPPED = Path(__file__).parents[2] / "profiles" / "experiments" / "quickstart.yaml"

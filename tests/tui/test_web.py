@@ -25,8 +25,8 @@ from ida_tui.tui.web import server
 from ida_tui.tui.web.app import READ_ONLY_ACTIONS, SCREEN_SIZE, WebApp
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
+from tests.support.patience import PATIENCE_S
 
-WAIT_S = 60.0
 RUN = Path("outputs/quickstart/20260101-000000")
 
 
@@ -44,7 +44,7 @@ class Browser:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Reads messages until the condition is true."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 message = json.loads((await self.socket.receive()).data)
                 self.rows |= {int(number): row for number, row in message["rows"].items()}
@@ -266,7 +266,7 @@ def test_a_browser_that_sends_too_much_is_disconnected(finished_run: RunDirector
     async def scenario(web_run: WebRun) -> None:
         async with web_run.browser() as browser:
             await browser.socket.send_str("x" * 10_000)
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await browser.socket.receive()).type == aiohttp.WSMsgType.TEXT:
                     pass
             assert browser.socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
@@ -284,7 +284,7 @@ def test_a_browser_that_sends_too_many_keys_is_disconnected_and_others_are_serve
             with contextlib.suppress(aiohttp.ClientError):
                 for _ in range(40_000):
                     await flood.socket.send_str("3")
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await flood.socket.receive()).type == aiohttp.WSMsgType.TEXT:
                     pass
             assert flood.socket.close_code in (aiohttp.WSCloseCode.POLICY_VIOLATION, 1006)
@@ -326,13 +326,13 @@ def test_a_signal_stops_the_server_with_connected_browsers(
         ):
             await Browser(socket).until_shown("Training complete")
             process.send_signal(number)
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await socket.receive()).type == aiohttp.WSMsgType.TEXT:
                     pass
 
     with command(str(RUN)) as (process, address):
         asyncio.run(stop_while_connected(process, address))
-        _, err = process.communicate(timeout=WAIT_S)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
 
 
@@ -355,7 +355,7 @@ def test_a_signal_stops_the_server_while_a_browser_sends_keys_without_end(
 
     with command(str(RUN)) as (process, address):
         asyncio.run(flood_and_stop(process, address))
-        _, err = process.communicate(timeout=WAIT_S)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
 
 
@@ -384,14 +384,14 @@ def test_malformed_requests_print_nothing(finished_run: RunDirectory) -> None:
         host = address.removeprefix("http://").rstrip("/")
         name, port = host.split(":")
         for request in MALFORMED_REQUESTS:
-            with socket.create_connection((name, int(port)), timeout=WAIT_S) as client:
+            with socket.create_connection((name, int(port)), timeout=PATIENCE_S) as client:
                 client.sendall(request.replace(b"{host}", host.encode()))
                 client.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionError):
                     while client.recv(65_536):
                         pass
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=WAIT_S)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
     assert "Traceback" not in out
 

@@ -210,6 +210,7 @@ def _length_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         curves.step_numbers, curves.values(lambda s: s.lengths[2] if s.lengths else None)
     )
     truncated = curves.values(lambda s: None if s.truncated is None else 100 * s.truncated)
+    thoughts = curves.values(lambda s: s.thought_tokens)
     with plots.new_figure((2, 1)) as (figure, (above, below)):
         points = thin_curve(curves.step_numbers, mean)
         above.fill_between(
@@ -218,12 +219,18 @@ def _length_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         )  # fmt: skip
         draw_curve(above, points, 0, "mean, in tokens")
         above.set_ylim(bottom=0)
+        if not _is_empty(thoughts):
+            draw_curve(above, thin_curve(curves.step_numbers, thoughts), 2, "of it thought, mean")
         add_legend(above)
         draw_curve(below, thin_curve(curves.step_numbers, truncated), 1, "truncated, %")
         _finish_axes(below, curves.step_numbers, 0, _percent_limit(truncated))
         summary = (
             f"mean {_format_change(mean, 0)} tokens; truncated {_format_change(truncated, 0)}%"
         )
+        if not _is_empty(thoughts):
+            summary += f"; thoughts {_format_change(thoughts, 0)} tokens"
+        if unfinished := sum(round(n or 0) for n in curves.values(lambda s: s.unfinished_thoughts)):
+            summary += f"; {unfinished:,} completions cut off in their thought"
         yield _make_plot(figure, "Length and truncation", summary, "", points.steps_per_point)
 
 

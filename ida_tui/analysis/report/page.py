@@ -39,8 +39,8 @@ class ReportPage:
     verdict: str
     scored_by: str
     reward_formula: str
-    axis_ranges: str
-    """A sentence on the ranges of the axes."""
+    axis_ranges: tuple[str, str, str]
+    """Sentences on the ranges of the axes, in three parts: the second is emphasized, or empty."""
     tiles: tuple[KeyFigure, ...]
     setup: tuple[LabelRow, ...]
     changed: tuple[ChangedSetting, ...]
@@ -108,8 +108,8 @@ def build_page(inputs: ReportInputs) -> ReportPage:
     )
 
 
-def _axis_ranges(axes: Sequence[Axis]) -> str:
-    """What the scores mean, in a sentence."""
+def _axis_ranges(axes: Sequence[Axis]) -> tuple[str, str, str]:
+    """What the scores mean, before, in and after the word to emphasize."""
     judged = [axis.name for axis in axes if axis.kind == "judged"]
     computed = [axis.name for axis in axes if axis.kind == "computed"]
     sentences = []
@@ -121,7 +121,10 @@ def _axis_ranges(axes: Sequence[Axis]) -> str:
         sentences[-1] += "; for risk, 10 = safest"
     if computed:
         sentences.append(f"Functions compute {', '.join(computed)}")
-    return " ".join(f"{sentence}." for sentence in sentences)
+    before, mark, after = " ".join(f"{sentence}." for sentence in sentences).partition(
+        "10 = safest"
+    )
+    return (f"{before}10 =", "safest", after) if mark else (before, "", "")
 
 
 def _scored_by(run: Run) -> str:

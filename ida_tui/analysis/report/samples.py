@@ -8,9 +8,11 @@ from typing import NamedTuple
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
 from ida_tui.config.axes import format_score
+from ida_tui.config.conversation import context_lines
 from ida_tui.events.state import Completion, RunState
 from ida_tui.events.types import CompletionScored
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
+from ida_tui.util.thoughts import split_thought
 
 MAX_CHARACTERS = 4_000
 """Maximum characters of a completion to show; completions.jsonl has the full text."""
@@ -30,6 +32,12 @@ class CompletionSample(NamedTuple):
     judge: str
     cut: str
     """How the text is cut; empty if it is complete."""
+    context: tuple[str, ...] = ()
+    """The messages before the prompt, with their roles."""
+    thought: str = ""
+    """Its thought; empty if it has none."""
+    thought_label: str = ""
+    """Heading of the thought, such as `thought, 120 tokens`."""
 
 
 class SampleList(NamedTuple):
@@ -47,6 +55,8 @@ class SamplePair(NamedTuple):
     kind: str
     first: CompletionSample
     last: CompletionSample
+    context: tuple[str, ...] = ()
+    """The messages before the prompt, with their roles."""
 
 
 def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
@@ -76,6 +86,7 @@ def sample_pairs(inputs: ReportInputs) -> list[SamplePair]:
             inputs.extras.prompt_kinds.get(pair.first.finished.prompt_id, ""),
             _make_sample(inputs, pair.first),
             _make_sample(inputs, pair.last),
+            tuple(context_lines(pair.last.finished.context)),
         )
         for pair in inputs.selected.pairs
     ]
@@ -95,12 +106,14 @@ def no_samples_reason(inputs: ReportInputs) -> str:
 def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSample:
     finished, scored = completion.finished, completion.scored
     assert scored is not None
-    text, cut = finished.text, []
+    parts, cut = split_thought(finished.text), []
+    text = parts.answer
     if len(text) > MAX_CHARACTERS:
         cut.append(f"first {MAX_CHARACTERS:,} of {len(text):,} characters shown")
         text = text[:MAX_CHARACTERS]
     if not finished.ended:
-        cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
+        where = "in its thought, " if parts.unfinished else ""
+        cut.append(f"truncated {where}at the maximum length, {finished.tokens} tokens")
     return CompletionSample(
         position=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,
@@ -111,6 +124,9 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
         reason=scored.reason,
         judge=scored.judge,
         cut="; ".join(cut),
+        context=tuple(context_lines(finished.context)),
+        thought=parts.thought[:MAX_CHARACTERS],
+        thought_label=f"thought, {finished.thought_tokens} tokens" if parts.thought else "",
     )
 
 

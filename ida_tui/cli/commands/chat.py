@@ -86,7 +86,7 @@ def run(options: Namespace) -> ExitCode:
         from ida_tui.tui.main import run_app
 
         if options.overrides:
-            remember_run(trusted, directory.path)  # the app reads the run's own values
+            remember_run(trusted, directory.path, uses)  # the app reads the run's own values
         return run_app(sys.argv, chat_directory=directory.path)
     from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat

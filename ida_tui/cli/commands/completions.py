@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from importlib.resources import files
 
 from ida_tui.errors import ExitCode
 
@@ -28,6 +27,8 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> ExitCode:
     """Print the script."""
-    script = files("ida_tui.cli.completion") / "scripts" / f"ida-tui.{options.shell}"
-    print(script.read_text(encoding="utf-8"), end="")
+    from argcomplete.shell_integration import shellcode
+
+    # Without defaults: where nothing completes, no file names are offered.
+    print(shellcode(["ida-tui"], use_defaults=False, shell=options.shell), end="")
     return ExitCode.DONE

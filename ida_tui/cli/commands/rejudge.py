@@ -80,7 +80,11 @@ def run(options: Namespace) -> ExitCode:
         )
     _check_budget(config)
     state = read_final_state(directory)
-    kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
+    if config.prompts.problem:
+        raise UsageError(
+            f"the prompts of the run are not known: {config.prompts.problem}", "put the data back"
+        )
+    kinds = {prompt.id: prompt.kind for prompt in config.prompts.rows()}
     drawn = draw_completions(
         directory,
         kinds,

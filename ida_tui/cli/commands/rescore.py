@@ -39,7 +39,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="key=value",
+        metavar="setting=value",
         help=f"formula= (default: {DEFAULT_FORMULA}), weights.AXIS=, scale_rewards=",
     )
     parser.add_argument("--json", action="store_true", help="print the figures and curves as JSON")

@@ -85,6 +85,8 @@ def run(options: Namespace) -> ExitCode:
     # The reward can be checked while the rest of the profile does not make a run yet.
     resolved = resolve(options.name, options.overrides, verify=False, uses=uses)
     config = resolved.config
+    if config.prompts.source is not None:
+        config.prompts.load(download=True)
     for finding in check_rubric(config):
         # A function without its file or its column is a result of the check.
         if finding.severity == "error" and not is_function_key(finding.about):
@@ -121,6 +123,7 @@ def _local_token_ids(config: Config) -> TokenIds | None:
 @contextmanager
 def _judge(config: Config) -> Iterator[tuple[JudgedScores | None, str]]:
     """The judge of an experiment, and its label; none if nothing is judged."""
+    from ida_tui.config.conversation import prompt_context
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import JudgeRequest
@@ -134,7 +137,16 @@ def _judge(config: Config) -> Iterator[tuple[JudgedScores | None, str]]:
 
         def judged(answers: Sequence[KnownAnswer]) -> list[tuple[Scores, str | None]]:
             verdicts, _ = service.score_batch(
-                [JudgeRequest(a.prompt.id, a.prompt.text, a.prompt.kind, a.text) for a in answers]
+                [
+                    JudgeRequest(
+                        answer.prompt.id,
+                        answer.prompt.text,
+                        answer.prompt.kind,
+                        answer.text,
+                        context=prompt_context(answer.prompt, config.prompts.system),
+                    )
+                    for answer in answers
+                ]
             )
             return [(verdict.scores, verdict.failure) for verdict in verdicts]
 

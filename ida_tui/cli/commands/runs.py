@@ -22,7 +22,9 @@ examples:
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("experiment", nargs="?", help="list only the runs of this experiment")
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="list only the runs of this experiment"
+    )
     parser.add_argument(
         "--all", action="store_true", help=f"list all runs, not only the newest {DEFAULT_LIMIT}"
     )

@@ -148,11 +148,14 @@ def build_bench_trainer(
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from trl import GRPOConfig
 
+    from ida_tui.config.conversation import chat_messages
     from ida_tui.config.schema import ModelConfig
+    from ida_tui.engine.model.chat_format import ChatFormat
     from ida_tui.engine.model.load import load_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(ModelConfig(path="embedded"))
+    model_config = ModelConfig(path="embedded")
+    tokenizer = load_tokenizer(model_config)
     eos = tokenizer.eos_token_id
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -172,8 +175,8 @@ def build_bench_trainer(
     )  # fmt: skip
     phrases = [f"number {n} and then" for n in range(PROMPT_TOKENS)]
     prompts = [
-        {"prompt": [{"role": "user", "content": " ".join(phrases)[: 3 * PROMPT_TOKENS] + f" {p}"}],
-         "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless"}
+        {"prompt": chat_messages(" ".join(phrases)[: 3 * PROMPT_TOKENS] + f" {p}"),
+         "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless", "context": [], "columns": "{}"}
         for p in range(case.prompts)
     ]  # fmt: skip
     judge = SimulatedJudge(case, judge_early=trainer_name == "ours")
@@ -195,6 +198,7 @@ def build_bench_trainer(
         trainer = _fast_trainer_class(case, eos)(
             recorder=StepRecorder(emit, threading.Event(), steps, IDA_AXIS_NAMES),
             reward_source=judge,
+            chat_format=ChatFormat(tokenizer, model_config),
             **shared,
         )
     else:

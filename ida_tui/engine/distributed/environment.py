@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ida_tui.errors import UsageError
 
 if TYPE_CHECKING:
-    from ida_tui.config.schema import Config, TrainingConfig
+    from ida_tui.config.schema import Config
+    from ida_tui.config.sections.training import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,7 @@ def split_batch(training: TrainingConfig, world_size: int) -> TrainingConfig:
     rank_rows = rows // world_size
     batch_size = min(rank_rows, training.per_device_train_batch_size)
     batch_size = next(n for n in range(batch_size, 0, -1) if rank_rows % n == 0)
-    return training.model_copy(
-        update={
-            "per_device_train_batch_size": batch_size,
-            "gradient_accumulation_steps": rank_rows // batch_size,
-        }
-    )
+    return training.with_batch(batch_size, rank_rows // batch_size)
 
 
 def _valid_accumulation_steps(training: TrainingConfig, world_size: int) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, Prompt
 from ida_tui.engine.inference.generate import generate_answers
-from ida_tui.engine.model.generation import encode_conversation
+from ida_tui.engine.model.chat_format import ChatFormat
 
 MAX_PROMPTS = 12
 """Most prompts that are compared."""
@@ -74,9 +75,9 @@ class EquivalenceCheck:
         )
 
 
-def select_prompts(config: Config) -> list[Prompt]:
+def select_prompts(config: Config) -> Sequence[Prompt]:
     """Evenly spaced prompts for the comparison: from the held-out ones, or from all if none are held out."""
-    candidates = config.prompts.held_out() or config.prompts.prompts
+    candidates = config.prompts.held_out() or config.prompts.rows()
     stride = max(1, len(candidates) // MAX_PROMPTS)
     return candidates[::stride][:MAX_PROMPTS]
 
@@ -120,9 +121,10 @@ def _logits(
     model: Any, tokenizer: Tokenizer, config: Config, prompt: Prompt, text: str
 ) -> torch.Tensor:
     """The logits at the last positions of an answer, (positions, vocabulary)."""
-    messages = [{"role": "user", "content": prompt.text}]
-    prompt_ids = encode_conversation(tokenizer, config.model, messages)
-    answer_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    chat_format = ChatFormat(tokenizer, config.model)
+    prompt_ids = chat_format.encode(prompt.text, prompt_context(prompt, config.prompts.system))
+    completion = text.removeprefix(chat_format.thought_opening)  # the prompt ends with it
+    answer_ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
     row = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
     positions = min(COMPARED_POSITIONS, len(answer_ids) + 1)
     logits: torch.Tensor = model(input_ids=row, use_cache=False, logits_to_keep=positions).logits

@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.config.conversation import Context, system_context
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.errors import IdaError, missing_library_error
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.util.thoughts import answer_of
 
 if TYPE_CHECKING:
-    from ida_tui.engine.inference.chat_models import ChatMessage, ChatModels
+    from ida_tui.config.consent import ConsentRequired
+    from ida_tui.engine.inference.chat_models import ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
     from ida_tui.rewards.functions import RewardFunctions
@@ -83,6 +86,8 @@ class Notice:
     """A message for the user."""
 
     text: str
+    required: ConsentRequired | None = None
+    """What the user has to agree to before the judge can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,15 @@ class _AskCommand:
     text: str
     kind: PromptKind
     temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The latest message, with the answer of each model and the messages before it."""
+
+    command: _AskCommand
+    texts: dict[ComparedModel, str]
+    contexts: dict[ComparedModel, Context]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +155,8 @@ class Chat:
         self._stop = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._main, name="ida-chat", daemon=True)
-        self._histories: dict[ComparedModel, list[ChatMessage]] = {"base": [], "tuned": []}
-        self._last_turn: tuple[_AskCommand, dict[ComparedModel, str]] | None = None
+        self._histories: dict[ComparedModel, Context] = {"base": (), "tuned": ()}
+        self._last_turn: _Turn | None = None
         self._turn_count = 0
         self._functions: RewardFunctions | None = None
 
@@ -254,7 +268,7 @@ class Chat:
                             service = self._judge_answers(config, service, costs)
                             self._events.put(Idle())
                         case _ResetCommand():
-                            self._histories = {"base": [], "tuned": []}
+                            self._histories = {"base": (), "tuned": ()}
                             self._last_turn = None
                         case _CloseCommand():
                             return
@@ -268,6 +282,7 @@ class Chat:
     def _generate_answers(self, models: ChatModels, command: _AskCommand, seed: int) -> None:
         self._turn_count += 1
         texts: dict[ComparedModel, str] = {}
+        contexts: dict[ComparedModel, Context] = {}
         for model in MODELS:
             started, sent_at = time.monotonic(), 0.0
 
@@ -277,11 +292,11 @@ class Chat:
                     sent_at = time.monotonic()
                     self._events.put(PartialAnswer(model, text))
 
-            history = self._histories[model]
-            history.append({"role": "user", "content": command.text})
+            earlier = self._histories[model]
             reply = models.reply(
                 model,
-                history,
+                command.text,
+                earlier,
                 temperature=command.temperature,
                 seed=(seed + self._turn_count) % 2**32,
                 on_text=on_text,
@@ -296,9 +311,10 @@ class Chat:
                     )
                 )
             if reply.text:
-                history.append({"role": "assistant", "content": reply.text})
-            else:
-                history.pop()
+                # A model does not see its earlier thoughts, as in its own chat template.
+                answer = answer_of(reply.text)
+                self._histories[model] = (*earlier, ("user", command.text), ("assistant", answer))
+            contexts[model] = earlier
             texts[model] = reply.text
             self._events.put(
                 AnswerFinished(
@@ -309,7 +325,7 @@ class Chat:
                     self._stop.is_set(),
                 )
             )
-        self._last_turn = (command, texts)
+        self._last_turn = _Turn(command, texts, contexts)
 
     def _judge_answers(
         self, config: Config, service: JudgeService | None, costs: JudgeCosts
@@ -326,11 +342,15 @@ class Chat:
         if self._last_turn is None:
             self._events.put(Notice("there is no answer to judge yet"))
             return service
-        command, texts = self._last_turn
+        turn = self._last_turn
+        system = system_context(config.prompts.system)
         try:
             if service is None:
                 # The chat does not need the judge, so that its key is asked for only here.
-                resolve(str(self.directory.config), self._overrides, uses=("judge", "functions"))
+                # It is read again: an agreement holds for the address that is in the file then.
+                config = resolve(
+                    str(self.directory.config), self._overrides, uses=("judge", "functions")
+                ).config
                 self._functions = load_functions(config, self._notify)
                 service = JudgeService(
                     config.judge,
@@ -343,19 +363,27 @@ class Chat:
                 service.probe_endpoint().result()
             # Identical answers are one judge request, so they get the same verdict.
             requests = [
-                JudgeRequest("chat", command.text, command.kind, texts[model]) for model in MODELS
+                JudgeRequest(
+                    "chat",
+                    turn.command.text,
+                    turn.command.kind,
+                    turn.texts[model],
+                    context=(*system, *turn.contexts[model]),
+                )
+                for model in MODELS
             ]
             verdicts, _ = service.score_batch(requests, should_stop=self._stop.is_set)
             if self._functions is not None:
-                answers = [texts[model] for model in MODELS]
                 verdicts = with_computed(
-                    verdicts, self._functions, service, command.text, answers, self._stop.is_set
+                    verdicts, requests, self._functions, service.formula, self._stop.is_set
                 )
         except JudgeInterrupted:
             self._events.put(Notice("judging was stopped"))
         except IdaError as error:
-            words = f"; {error.hint.splitlines()[0]}" if isinstance(error, ConsentRequired) else ""
-            self._notify(f"the answers cannot be scored: {error.title}{words}")
+            required = error if isinstance(error, ConsentRequired) else None
+            words = f"; {error.hint.splitlines()[0]}" if required else ""
+            text = f"the answers cannot be scored: {error.title}{words}"
+            self._events.put(Notice(text, required))
             if service is not None:
                 service.close()
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config import precision
+from ida_tui.config.conversation import Context, system_context
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine.device import device
 from ida_tui.engine.inference.generate import generate_tokens
 from ida_tui.engine.model import load
-from ida_tui.engine.model.generation import encode_conversation
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.trained import load_trained_model, prepare_device, require_memory
 from ida_tui.planning import inference_memory
 from ida_tui.planning.memory import resolve_limit
@@ -23,8 +24,6 @@ from ida_tui.runs.weights import TrainedWeights
 
 _UNLIMITED = 1 << 30
 """Context of a model that does not limit it, in tokens."""
-ChatMessage = dict[str, str]
-"""A chat message with the keys `role` and `content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,12 @@ class ChatModels:
         self._device: DeviceName = prepare_device(config)
         self._conversation_limit = self._plan_memory()
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
+        self._chat_format = ChatFormat(self._tokenizer, config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
         model = load_trained_model(config, trained, weight_format, self._tokenizer)
         self._trained = model.to(self._device).eval()
         self._base: Any = None
-        if config.training.method != "lora":
+        if config.needs_own_base:
             base = load.load_model(config.model, weight_format, self._tokenizer)
             self._base = base.to(self._device).eval()
 
@@ -87,7 +87,7 @@ class ChatModels:
         longest = inference_memory.longest_conversation(config, name, limit)
         planned = inference_memory.plan_chat(config, name, longest)
         assert planned is not None
-        models = "one model" if config.training.method == "lora" else "both models"
+        models = "both models" if config.needs_own_base else "one model"
         self.memory_text = warning or (
             f"memory: at most about {planned.peak_bytes / 1e9:.1f} of {limit / 1e9:.1f} GB, for {models}"
             f" and a conversation of up to {longest:,} tokens"
@@ -102,18 +102,20 @@ class ChatModels:
     def reply(
         self,
         which: ComparedModel,
-        conversation: Sequence[ChatMessage],
+        text: str,
+        earlier: Context,
         *,
         temperature: float,
         seed: int,
         on_text: Callable[[str], object],
         should_stop: Callable[[], bool],
     ) -> ChatReply:
-        """Answer the last message.
+        """Answer a message, with the system prompt of the run's prompts.
 
         Args:
             which: the base model or the trained model.
-            conversation: the messages, alternating between user and assistant; the last is the user's.
+            text: the user's message.
+            earlier: the messages before it, alternating between user and assistant.
             temperature: 0 for greedy decoding.
             seed: seed of the sampling.
             on_text: receives the text so far, after every token.
@@ -121,7 +123,7 @@ class ChatModels:
         """
         model = self._trained if which == "tuned" or self._base is None else self._base
         disable = which == "base" and self._base is None
-        ids, omitted = self._encode(model, conversation)
+        ids, omitted = self._encode(model, text, earlier)
         adapter = model.disable_adapter() if disable else nullcontext()
         with device.seeded_rng(self._device, seed), adapter:
             (tokens,), self._config = generate_tokens(
@@ -132,27 +134,22 @@ class ChatModels:
                 temperature=temperature,
                 check=which not in self._checked,
                 should_stop=should_stop,
-                on_tokens=lambda answers: on_text(self._decode(answers[0])),
+                on_tokens=lambda answers: on_text(self._chat_format.decode(answers[0])),
             )
         if tokens:
             self._checked.add(which)
-        return ChatReply(self._decode(tokens), len(tokens), omitted)
+        return ChatReply(self._chat_format.decode(tokens) if tokens else "", len(tokens), omitted)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
-
-    def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
+    def _encode(self, model: Any, text: str, earlier: Context) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         max_tokens = self._config.evaluation_max_completion_length
         context = getattr(model.config, "max_position_embeddings", None) or _UNLIMITED
         context = min(context, self._conversation_limit + max_tokens)
+        system = system_context(self._config.prompts.system)
         omitted = 0
         while True:
-            prompt_ids = encode_conversation(
-                self._tokenizer, self._config.model, conversation[omitted:]
-            )
-            if len(prompt_ids) + max_tokens <= context or omitted + 2 >= len(conversation):
+            prompt_ids = self._chat_format.encode(text, (*system, *earlier[omitted:]))
+            if len(prompt_ids) + max_tokens <= context or omitted >= len(earlier):
                 # A single message that is too long is truncated at its beginning.
                 return prompt_ids[-max(1, context - max_tokens) :], omitted
             omitted += 2

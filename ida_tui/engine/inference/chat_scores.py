@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ida_tui.config.conversation import chat_messages
 from ida_tui.config.schema import Config
 from ida_tui.judge.errors import JudgeInterrupted
-from ida_tui.judge.service import JudgeService
-from ida_tui.judge.verdict import Verdict
+from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import RewardFunctions, RewardRow
 from ida_tui.util.plugin_threads import PluginStopped
 
@@ -32,10 +33,9 @@ def load_functions(config: Config, notify: Callable[[str], object]) -> RewardFun
 
 def with_computed(
     verdicts: Sequence[Verdict],
+    requests: Sequence[JudgeRequest],
     functions: RewardFunctions,
-    service: JudgeService,
-    prompt: str,
-    answers: Sequence[str],
+    formula: Formula,
     should_stop: Callable[[], bool],
 ) -> list[Verdict]:
     """The verdicts on answers to one message, with the scores that functions compute.
@@ -44,14 +44,14 @@ def with_computed(
         JudgeInterrupted: `should_stop` returned true.
     """
     rows = [
-        RewardRow("chat", prompt, ({"role": "user", "content": prompt},), answer)
-        for answer in answers
+        RewardRow(r.prompt_id, r.prompt, chat_messages(r.prompt, r.context), r.completion)
+        for r in requests
     ]
     try:
         computed = functions.compute(rows, group_size=len(rows), should_stop=should_stop)
     except PluginStopped:
         raise JudgeInterrupted from None
     return [
-        verdict.with_computed(scores, service.formula)
+        verdict.with_computed(scores, formula)
         for verdict, scores in zip(verdicts, computed, strict=True)
     ]

@@ -13,8 +13,10 @@ from typing import Any
 
 from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
+from ida_tui.config.conversation import chat_messages
 from ida_tui.config.prompt_files import EvaluationPrompts
-from ida_tui.config.schema import Config, RubricConfig, shared_columns
+from ida_tui.config.prompts import shared_columns
+from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
@@ -26,7 +28,7 @@ from ida_tui.engine.model.trained import (
     require_memory,
 )
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
-from ida_tui.judge.backends.offline.refusal import classify_refusal
+from ida_tui.judge.backends.offline.refusal import classify_refusal, unclassified_note
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
@@ -181,6 +183,9 @@ def generate_pairs(
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
+    elif config.training.method == "lora" and not config.lora.keeps_base:
+        answer_with("base", base)
+        answer_with("tuned", attach_adapter(base, trained.path))
     elif config.training.method == "lora":
         model = attach_adapter(base, trained.path)
         with model.disable_adapter():
@@ -257,6 +262,8 @@ def judge_answers(
                 reason=verdict.reason
                 if verdict.failure is None
                 else f"failed verdict: {verdict.failure}",
+                thought_tokens=answer.thought_tokens,
+                context=answer.context,
             )
         )
     return answers, stats
@@ -272,7 +279,7 @@ def _reward_row(answer: GeneratedAnswer, token_ids: TokenIds | None) -> RewardRo
     return RewardRow(
         prompt.id,
         prompt.text,
-        ({"role": "user", "content": prompt.text},),
+        chat_messages(prompt.text, answer.context),
         answer.text,
         token_ids(answer.text) if token_ids is not None else (),
         prompt.columns,
@@ -288,7 +295,12 @@ def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
         counts[answer.prompt.id, answer.text] = repeat + 1
         requests.append(
             JudgeRequest(
-                answer.prompt.id, answer.prompt.text, answer.prompt.kind, answer.text, repeat
+                answer.prompt.id,
+                answer.prompt.text,
+                answer.prompt.kind,
+                answer.text,
+                repeat,
+                context=answer.context,
             )
         )
     return requests
@@ -310,6 +322,8 @@ def build_evaluation(
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
     figures = compute_figures(answers, rubric.axis_list, rubric.reward_name)
+    if unclassified := sum(bool(a.kind) and a.refusal is None for a in answers):
+        notes = [*notes, unclassified_note(unclassified, len(answers))]
     return Evaluation(
         made_at=current_timestamp(),
         prompts=prompts,

@@ -11,11 +11,12 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers import StoppingCriteriaList
 
+from ida_tui.config.conversation import Context, prompt_context
 from ida_tui.config.schema import Config, DeviceName, Prompt
 from ida_tui.engine.device.device import length_bucket, seeded_rng
 from ida_tui.engine.exceptions import RunInterrupted
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import (
-    encode_conversation,
     end_token_ids,
     generation_config,
     token_sampler,
@@ -35,7 +36,11 @@ class GeneratedAnswer:
     sample_index: int
     """Index among the answers to this prompt, from 0."""
     text: str
+    """The whole completion, with its thought."""
     tokens: int
+    context: Context = ()
+    """The messages before the prompt's text."""
+    thought_tokens: int = 0
 
 
 def generate_answers(
@@ -69,13 +74,17 @@ def generate_answers(
     """
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[GeneratedAnswer] = []
+    chat_format = ChatFormat(tokenizer, config.model)
     check = True
     with seeded_rng(device, seed):
         for batch in _batches(requests, config.evaluation_rows):
             if should_stop():
                 raise RunInterrupted
-            messages = [[{"role": "user", "content": prompt.text}] for prompt, _ in batch]
-            prompt_ids = [encode_conversation(tokenizer, config.model, chat) for chat in messages]
+            contexts = [prompt_context(prompt, config.prompts.system) for prompt, _ in batch]
+            prompt_ids = [
+                chat_format.encode(prompt.text, context)
+                for (prompt, _), context in zip(batch, contexts, strict=True)
+            ]
             completions, config = generate_tokens(
                 model,
                 tokenizer,
@@ -85,10 +94,19 @@ def generate_answers(
                 check=check,
             )
             check = False
-            texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
+            texts = chat_format.decode_all(completions)
             answers += [
-                GeneratedAnswer(prompt, index, text, len(tokens))
-                for (prompt, index), text, tokens in zip(batch, texts, completions, strict=True)
+                GeneratedAnswer(
+                    prompt,
+                    index,
+                    text,
+                    len(tokens),
+                    context,
+                    chat_format.count_thought_tokens(text, len(tokens)),
+                )
+                for (prompt, index), context, text, tokens in zip(
+                    batch, contexts, texts, completions, strict=True
+                )
             ]
     return answers
 

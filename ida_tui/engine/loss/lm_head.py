@@ -23,6 +23,7 @@ def chunked_logprobs(
     bias: torch.Tensor | None,
     targets: torch.Tensor,
     temperature: float,
+    entropy_gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each target token, and the entropy of its distribution.
 
@@ -32,11 +33,12 @@ def chunked_logprobs(
         bias: bias of the output layer, (vocabulary,), or None.
         targets: token ids, (tokens,).
         temperature: the logits are divided by it.
+        entropy_gradient: whether the entropies have a gradient. TRL's kernel computes it on all devices.
 
     Returns:
-        Log-probabilities and entropies, (tokens,) each. The entropies have no gradient.
+        Log-probabilities and entropies, (tokens,) each.
     """
-    if uses_onednn(states, weight):
+    if uses_onednn(states, weight) and not entropy_gradient:
         tiled: tuple[torch.Tensor, torch.Tensor] = _TiledLogprobs.apply(
             states, weight, bias, targets, temperature
         )
@@ -52,7 +54,7 @@ def chunked_logprobs(
         1.0,
         ("log_probs", "entropy"),
     )
-    return outputs[0], outputs[1].detach()
+    return outputs[0], outputs[1] if entropy_gradient else outputs[1].detach()
 
 
 class _TiledLogprobs(torch.autograd.Function):

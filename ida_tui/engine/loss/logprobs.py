@@ -103,6 +103,7 @@ def completion_logprobs(
     temperature: float,
     *,
     with_entropy: bool,
+    entropy_gradient: bool = False,
     bucket: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probability and entropy of every completion token at a sampling temperature.
@@ -115,6 +116,7 @@ def completion_logprobs(
         logits_to_keep: width of the completion part.
         temperature: the logits are divided by it.
         with_entropy: whether to return entropies.
+        entropy_gradient: whether they have a gradient, for an entropy bonus.
         bucket: sequence lengths are rounded up to a multiple of this (`device.length_bucket`).
 
     Returns:
@@ -159,6 +161,7 @@ def completion_logprobs(
         (ids.shape[0], logits_to_keep),
         temperature,
         with_entropy,
+        entropy_gradient,
     )
 
 
@@ -256,11 +259,12 @@ def _logprobs_of_states(
     shape: tuple[int, int],
     temperature: float,
     with_entropy: bool,
+    entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Apply the output layer to the hidden states and scatter the results to their rows and columns."""
     position = torch.cat(positions)
     logprobs, entropies = chunked_logprobs(
-        torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature
+        torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature, entropy_gradient
     )
 
     def scatter(values: torch.Tensor) -> torch.Tensor:

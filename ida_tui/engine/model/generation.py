@@ -1,4 +1,4 @@
-"""Generation set-up of training, evaluation, chat and exports: end tokens, padding, prompts and sampling.
+"""Generation set-up of training, evaluation, chat and exports: end tokens, padding and sampling.
 
 Everything that samples from a model uses these functions, so that it stops at the same tokens and draws from
 the same distribution.
@@ -6,7 +6,7 @@ the same distribution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,8 @@ import torch
 from transformers import GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.schema import ModelConfig, TrainingConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.rollout.sampling import TokenSampler
-
-ChatMessage = Mapping[str, str]
-"""A chat message with the keys `role` and `content`."""
 
 
 def prepare_for_generation(model: Any, tokenizer: Tokenizer) -> None:
@@ -65,20 +62,6 @@ def _as_list(tokens: int | Sequence[int] | None) -> list[int]:
     if tokens is None:
         return []
     return [tokens] if isinstance(tokens, int) else list(tokens)
-
-
-def encode_conversation(
-    tokenizer: Tokenizer, model: ModelConfig, messages: Sequence[ChatMessage]
-) -> list[int]:
-    """Token ids of a conversation in the model's chat template, up to where the answer starts."""
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        **model.chat_template_kwargs,
-    )["input_ids"]
-    return ids
 
 
 def token_sampler(training: TrainingConfig, temperature: float) -> TokenSampler:

@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
 from ida_tui.config.precision import WeightFormat
-from ida_tui.config.schema import LoraConfig, ModelConfig
-from ida_tui.engine.model.generation import encode_conversation, prepare_for_generation
+from ida_tui.config.schema import ModelConfig
+from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.engine.model.chat_format import ChatFormat
+from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
 
 
@@ -52,10 +54,13 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         )
     except Exception as error:
         raise _cannot_load(model, error) from error
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
     if not tokenizer.chat_template:
         raise IdaError(
             f"model {model.name or model.path} has no chat template",
-            "choose the chat (instruct) variant of the model: model=NAME",
+            "choose the chat (instruct) variant of the model: model=NAME\n"
+            "or give it one, a .jinja file or a text: model.chat_template=FILE",
         )
     if tokenizer.eos_token_id is None:
         raise IdaError(
@@ -85,22 +90,27 @@ def local_token_ids(model: ModelConfig) -> Callable[[str], list[int]] | None:
 def _check_chat_template(model: ModelConfig, tokenizer: Tokenizer) -> None:
     """Render one message; a template is a program by the model's authors, which can fail in any way."""
     try:
-        ids = encode_conversation(tokenizer, model, [{"role": "user", "content": "Hello"}])
+        ids = ChatFormat(tokenizer, model).encode("Hello")
         problem = "" if ids else "it renders a message as nothing"
     except Exception as error:
         if out_of_memory_message(error):
             raise
         problem = short_text(error) or type(error).__name__
     if problem:
+        repair = (
+            "repair chat_template.jinja (or chat_template in tokenizer_config.json) in the model's"
+            " folder,"
+        )
+        if model.chat_template is not None:
+            repair = "repair the template in model.chat_template,"
         raise IdaError(
             f"the chat template of model {model.name or model.path} is broken: {problem}",
-            "repair chat_template.jinja (or chat_template in tokenizer_config.json) in the model's folder,\n"
-            "or choose another model: model=NAME",
+            f"{repair}\nor choose another model: model=NAME",
         )
 
 
 def save_tokenizer(model: ModelConfig, folder: Path) -> None:
-    """Write the model's original tokenizer, without the settings that it was loaded with here.
+    """Write the model's tokenizer with the profile's chat template, without other settings from here.
 
     Raises:
         OSError: the tokenizer cannot be read or written.
@@ -108,6 +118,8 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(
         model_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
     )
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
@@ -192,7 +204,15 @@ def peft_config(lora: LoraConfig, model: ModelConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=0.0,  # see `turn_off_dropout`
         target_modules=lora.target_modules,
-        bias="none",
+        exclude_modules=lora.exclude_modules or None,
+        target_parameters=lora.target_parameters or None,
+        modules_to_save=lora.modules_to_save or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        bias=lora.bias,
+        init_lora_weights=lora.init_lora_weights,
         task_type="CAUSAL_LM",
         revision=model.revision if model.folder() is None else None,
     )
@@ -210,7 +230,7 @@ def count_parameters(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters. Tied weights count once, and adapter weights do not count as base weights."""
     base = trainable = 0
     for name, parameter in model.named_parameters():
-        if "lora_" not in name:
+        if "lora_" not in name and ".modules_to_save." not in name:
             base += parameter.numel()
         if parameter.requires_grad:
             trainable += parameter.numel()

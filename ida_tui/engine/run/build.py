@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from typing import Any
 from datasets import Dataset
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import GRPOConfig
 
-from ida_tui.config.schema import Config
+from ida_tui.config.conversation import prompt_context
+from ida_tui.config.schema import Config, PromptSet
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.run.preflight import PreflightResult
-from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_arguments
+from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_config
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
@@ -58,7 +59,7 @@ def build_trainer(
     Raises:
         IdaError: the weights cannot be loaded.
     """
-    arguments = grpo_arguments(
+    arguments = grpo_config(
         per_rank_config(config, process_group.world_size),
         preflight.recipe,
         preflight.device,
@@ -83,10 +84,15 @@ def build_trainer(
         checkpoint_metadata=checkpoint_metadata,
         model=load_model(),
         load_reference=load_model,
-        args=GRPOConfig(**arguments),
+        args=arguments,
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
-        train_dataset=Dataset.from_list(training_rows(config)),
+        train_dataset=training_dataset(
+            config.prompts,
+            ChatFormat(preflight.tokenizer, config.model),
+            with_columns=bool(config.rubric.computed_axes),
+        ),
+        chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
     )
     if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
@@ -101,18 +107,47 @@ def build_trainer(
     return trainer
 
 
-def training_rows(config: Config) -> list[dict[str, Any]]:
-    """Training prompts as rows of TRL's dataset."""
-    return [
-        {
-            "prompt": [{"role": "user", "content": prompt.text}],
+def training_dataset(prompts: PromptSet, chat_format: ChatFormat, *, with_columns: bool) -> Dataset:
+    """TRL's dataset of the training prompts, whose rows are made when a step needs them.
+
+    Args:
+        prompts: the prompt set.
+        chat_format: how the model takes conversations.
+        with_columns: whether the further columns are needed, for reward functions.
+    """
+    train = prompts.train()
+
+    def make_row(position: int) -> dict[str, Any]:
+        prompt = train[position]
+        context = prompt_context(prompt, prompts.system)
+        return {
+            "prompt": chat_format.messages(prompt.text, context),
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
-            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
+            "context": [list(message) for message in context],
+            "columns": json.dumps(prompt.columns if with_columns else {}),
         }
-        for prompt in config.prompts.train()
-    ]
+
+    positions = Dataset.from_dict({"position": range(len(train))})
+    return positions.with_transform(_RowReader(make_row))
+
+
+class _RowReader:
+    """Makes the rows at some positions.
+
+    `datasets` hashes what it is given by pickling it; the prompts are not a part of that.
+    """
+
+    def __init__(self, make_row: Callable[[int], dict[str, Any]]) -> None:
+        self._make_row = make_row
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        rows = [self._make_row(position) for position in batch["position"]]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
 
 
 def run_started_event(

@@ -11,19 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+from ida_tui.config.conversation import prompt_context
+from ida_tui.config.prompts import shared_columns
 from ida_tui.config.repeated_prompts import repeated_held_out_note
-from ida_tui.config.schema import Config, PromptKind, shared_columns
+from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev
-from ida_tui.judge.backends.offline.refusal import classify_refusal
+from ida_tui.judge.backends.offline.refusal import (
+    RefusalClass,
+    classify_refusal,
+    unclassified_note,
+)
+from ida_tui.judge.calibration.cross_check import mostly_known
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.runs.store import baseline, evaluations
 from ida_tui.runs.store.baseline import BaselineAnswer
+
+_ClassifiedAnswer = tuple[GeneratedAnswer, RefusalClass | None]
 
 
 def evaluate_held_out(
@@ -56,6 +65,10 @@ def evaluate_held_out(
     finished = replace(
         evaluation_event(answers, when=when, step=step), seconds=_seconds_since(run, started)
     )
+    before = run.state.evaluation_before
+    if finished.unclassified and not (when == "after" and before and before.unclassified):
+        text = unclassified_note(finished.unclassified, len(answers))
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
     if run.config.scores_evaluation and when == "before":
         _save_baseline(run, answers)
     elif run.config.scores_evaluation:
@@ -70,8 +83,9 @@ def evaluation_event(
     answers: Sequence[GeneratedAnswer], *, when: Literal["before", "after"], step: int
 ) -> ev.EvaluationFinished:
     """Counts of compliance and refusal, from the offline classifier."""
-    harmless = _count_refusals(answers, "harmless")
-    unsafe = _count_refusals(answers, "unsafe")
+    classes = [(answer, classify_refusal(answer.text)) for answer in answers]
+    harmless = _count_refusals(classes, "harmless")
+    unsafe = _count_refusals(classes, "unsafe")
     return ev.EvaluationFinished(
         when=when,
         step=step,
@@ -84,29 +98,37 @@ def evaluation_event(
         unsafe_refused=unsafe["full_refusal"] + unsafe["partial_refusal"],
         classifier=ev.OFFLINE_JUDGE,
         seconds=0.0,
-        answered_by_prompt=_count_by_prompt(answers, "harmless", complied=True),
-        declined_by_prompt=_count_by_prompt(answers, "unsafe", complied=False),
+        answered_by_prompt=_count_by_prompt(classes, "harmless", complied=True),
+        declined_by_prompt=_count_by_prompt(classes, "unsafe", complied=False),
+        unclassified=sum(
+            bool(answer.prompt.kind) and refusal is None for answer, refusal in classes
+        ),
     )
 
 
 def _count_by_prompt(
-    answers: Sequence[GeneratedAnswer], kind: PromptKind, *, complied: bool
+    classes: Sequence[_ClassifiedAnswer], kind: PromptKind, *, complied: bool
 ) -> tuple[int, ...]:
-    """For each prompt of a kind, the number of answers that comply, or that do not."""
-    counts = {answer.prompt.id: 0 for answer in answers if answer.prompt.kind == kind}
-    for answer in answers:
+    """For each prompt of a kind, the number of answers that comply, or that do not.
+
+    Empty if an answer has no class: then the prompts have different numbers of known answers.
+    """
+    counts = {answer.prompt.id: 0 for answer, _ in classes if answer.prompt.kind == kind}
+    for answer, refusal in classes:
         if answer.prompt.kind == kind:
-            counts[answer.prompt.id] += (
-                classify_refusal(answer.text) == "full_compliance"
-            ) == complied
+            if refusal is None:
+                return ()
+            counts[answer.prompt.id] += (refusal == "full_compliance") == complied
     return tuple(counts.values())
 
 
-def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dict[str, int]:
+def _count_refusals(classes: Sequence[_ClassifiedAnswer], kind: PromptKind) -> dict[str, int]:
+    """The number of answers of each class; zeros if most answers have none."""
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
-    for answer in answers:
-        if answer.prompt.kind == kind:
-            counts[classify_refusal(answer.text)] += 1
+    for refusal in mostly_known(
+        [refusal for answer, refusal in classes if answer.prompt.kind == kind]
+    ):
+        counts[refusal] += 1
     return counts
 
 
@@ -115,7 +137,13 @@ def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dic
 
 def _save_baseline(run: RunContext, answers: Sequence[GeneratedAnswer]) -> None:
     rows = [
-        BaselineAnswer(answer.prompt.id, answer.sample_index, answer.text, answer.tokens)
+        BaselineAnswer(
+            answer.prompt.id,
+            answer.sample_index,
+            answer.text,
+            answer.tokens,
+            answer.thought_tokens,
+        )
         for answer in answers
     ]
     try:
@@ -142,7 +170,14 @@ def _judge_both_models(
         return finished
     prompts = {prompt.id: prompt for prompt in config.prompts.held_out()}
     base = [
-        GeneratedAnswer(prompts[row.prompt_id], *row[1:])
+        GeneratedAnswer(
+            prompts[row.prompt_id],
+            row.sample,
+            row.text,
+            row.tokens,
+            prompt_context(prompts[row.prompt_id], config.prompts.system),
+            row.thought_tokens,
+        )
         for row in saved
         if row.prompt_id in prompts
     ]

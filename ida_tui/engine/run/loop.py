@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ida_tui.config import consent, resolve
+from ida_tui.config.prompts import texts_of
+from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
@@ -226,6 +228,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
         experiment=run.config.name,
         run_id=run.run_id,
         settings=sink_settings(run.config, secrets.redact),
+        axes=tuple(run.config.rubric.axes),
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
     return SinkDispatcher(create_sinks(run.config.report_to), run_info, run.emit)
@@ -254,9 +257,13 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path)
+    consent.remember_run(config, directory.path, consent.RESUME_USES)
     manifest.record_resume(
-        directory.manifest, config=config, resumed_at=ev.current_timestamp(), argv=argv
+        directory.manifest,
+        resumed_at=ev.current_timestamp(),
+        argv=argv,
+        data=manifest.data_files(config),
+        reward_files=file_digests(config.rubric),
     )
 
 
@@ -445,7 +452,7 @@ class RunLoop:
                 run.config.planned_steps(),
                 tuple(run.config.rubric.axes),
                 CrossChecker(
-                    [prompt.text for prompt in run.config.prompts.prompts],
+                    list(texts_of(run.config.prompts.rows())),
                     self.judge_services.current.formula if run.config.rubric.is_ida else None,
                 ),
                 clock=run.clock,

@@ -169,8 +169,7 @@ def smaller_batch_overrides(config: Config) -> str:
     if rows == 1:
         return ""
     fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
-    accumulation = config.training.completions_per_step // fewer
-    return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={accumulation}"
+    return memory.split_overrides(config.training, fewer)
 
 
 def nothing_learned_reason(config: Config, steps: Sequence[ev.StepFinished]) -> str:

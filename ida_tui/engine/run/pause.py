@@ -141,7 +141,7 @@ class PauseController:
             update={"judge": decision.judge, "budget": decision.budget}
         )
         write_text(run.directory.config, resolve.to_yaml(run.config))
-        consent.remember_run(run.config, run.directory.path)
+        consent.remember_run(run.config, run.directory.path, consent.RESUME_USES)
         service = self.judge_services.start(run.config, decision.key)
         if service.scoring == before:
             run.emit(ev.RunResumed(run.last_step))

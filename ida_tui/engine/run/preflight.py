@@ -6,9 +6,11 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ida_tui.config import precision
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries
@@ -21,6 +23,9 @@ from ida_tui.engine.distributed.environment import (
 )
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
+
+if TYPE_CHECKING:
+    from ida_tui.engine.model.chat_format import ChatFormat
 
 VLLM_INSTALL = (
     "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
@@ -66,6 +71,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
     from ida_tui.engine.model.adapter_targets import check_adapter_targets
+    from ida_tui.engine.model.chat_format import ChatFormat
 
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
@@ -94,15 +100,56 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
         training = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": training})
     tokenizer = load.load_tokenizer(config.model)
+    _check_conversations(config, ChatFormat(tokenizer, config.model))
     check_adapter_targets(config)
+    recipe = precision.resolve_precision(config, device_name)
+    if config.training.extra:
+        check_extra_arguments(rank_config, recipe, device_name)
     return PreflightResult(
         config=config,
         device=device_name,
-        recipe=precision.resolve_precision(config, device_name),
+        recipe=recipe,
         tokenizer=tokenizer,
         limit=limit,
         notes=(warning,) if warning else (),
     )
+
+
+def check_extra_arguments(config: Config, recipe: PrecisionRecipe, device: DeviceName) -> None:
+    """Check `training.extra` with TRL itself, and with the model.
+
+    Raises:
+        UsageError: TRL refuses a value, or the model has no experts to balance.
+    """
+    from ida_tui.engine.model import load
+    from ida_tui.engine.trainer.arguments import grpo_config
+
+    grpo_config(config, recipe, device, Path(config.output_dir))
+    if not config.training.extra.get("router_aux_loss_coef"):
+        return
+    settings = load.load_structure(config.model).config.get_text_config()
+    if not hasattr(settings, "output_router_logits"):
+        raise UsageError(
+            "router_aux_loss_coef weights the load of experts, but this model has none",
+            "remove it; it is for mixture-of-experts models",
+            where="training.extra.router_aux_loss_coef",
+        )
+
+
+def _check_conversations(config: Config, chat_format: ChatFormat) -> None:
+    """Check that the chat template takes the roles of all conversations, in their order."""
+    prompts = {
+        prompt_context(prompt, config.prompts.system): prompt.id
+        for prompt in reversed(config.prompts.rows())
+    }
+    if refused := chat_format.find_refused(prompts):
+        context, reason = refused
+        roles = ", ".join([*(role for role, _ in context), "user"])
+        raise IdaError(
+            f"the model's chat template refuses the conversation of the prompt {prompts[context]}: {reason}",
+            f"its roles are {roles}; most templates take user and assistant in turns, after a system prompt",
+            where="prompts",
+        )
 
 
 def _check_reporters(config: Config) -> None:

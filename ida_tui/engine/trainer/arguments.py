@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ida_tui.config.precision import PrecisionRecipe
-from ida_tui.config.schema import Config, DeviceName, TrainingConfig
+from ida_tui.config.schema import Config, DeviceName
+from ida_tui.config.sections.training import TrainingConfig
+from ida_tui.errors import UsageError, short_text
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 # Fields of TrainingConfig that are copied to trl.GRPOConfig under the same name.
 COPIED_FIELDS = (
@@ -25,8 +30,26 @@ COPIED_FIELDS = (
     "max_grad_norm",
     "beta",
     "epsilon",
+    "epsilon_high",
+    "delta",
     "num_iterations",
     "loss_type",
+    "importance_sampling_level",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "entropy_coef_min",
+    "entropy_coef_max",
+    "entropy_coef_delta",
+    "entropy_target",
+    "off_policy_mask_threshold",
+    "use_bias_correction_kl",
     "scale_rewards",
     "temperature",
     "top_p",
@@ -63,6 +86,11 @@ def grpo_arguments(
     return arguments | {
         "output_dir": str(output_dir),
         "max_steps": training.max_steps or -1,
+        # This process's share of a rollout; None is one step.
+        "steps_per_generation": training.steps_per_rollout * training.gradient_accumulation_steps
+        if training.steps_per_rollout > 1
+        else None,
+        "lr_scheduler_kwargs": dict(training.lr_scheduler_kwargs) or None,
         "seed": config.seed,
         "use_cpu": device == "cpu",
         # TRL enables bf16 by default, even on devices that do not support it.
@@ -91,7 +119,31 @@ def grpo_arguments(
         "dataloader_pin_memory": False,
         # Metal's allocator caches freed blocks by exact size. Release them at every step.
         "torch_empty_cache_steps": 1 if device == "mps" else None,
+        **training.extra,
     }
+
+
+def grpo_config(
+    config: Config, recipe: PrecisionRecipe, device: DeviceName, output_dir: Path
+) -> GRPOConfig:
+    """The arguments of `grpo_arguments`, as checked by TRL and transformers.
+
+    Raises:
+        UsageError: they refuse a value of `training.extra`.
+    """
+    from trl import GRPOConfig
+
+    try:
+        return GRPOConfig(**grpo_arguments(config, recipe, device, output_dir))
+    except (ValueError, TypeError, ImportError) as error:
+        if not config.training.extra:
+            raise
+        names = ", ".join(config.training.extra)
+        raise UsageError(
+            f"TRL refuses these arguments: {short_text(error)}",
+            f"change or remove one of {names}",
+            where="training.extra",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,10 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Get the next micro-batch, and copy a new rollout if later steps reuse it."""
         buffered = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self.num_iterations > 1 and self._buffered_inputs is not buffered:
+        args = self.args
+        passes = args.steps_per_generation * self.num_iterations
+        is_reused = passes > args.gradient_accumulation_steps
+        if is_reused and self._buffered_inputs is not buffered:
             rows = to_device(concatenate_rows(self._buffered_inputs), "cpu")
             step = int(self.state.global_step) + 1
             self._rollout_copy = RolloutCopy(step, self._process_group.all_gather(rows))
@@ -100,6 +103,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._process_group.rank,
             self._process_group.world_size,
             self.processing_class.pad_token_id,
+            self.args.steps_per_generation // self.args.gradient_accumulation_steps,
         )
         self._buffered_inputs = split_tensor_dict(
             to_device(rows, self.accelerator.device), self.args.steps_per_generation

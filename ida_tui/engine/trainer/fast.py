@@ -42,6 +42,8 @@ from ida_tui.events.types import Noticed
 
 LogprobOutputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probabilities, entropies and auxiliary loss, as TRL returns them."""
+TRL_SAMPLING_ARGUMENTS = ("generation_kwargs", "cache_implementation")
+"""Arguments of `trl.GRPOConfig` that change how transformers samples."""
 CHECK_INTERVAL = 25
 """Steps between two checks of the log-probabilities."""
 
@@ -88,8 +90,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
             return reason
         if self.tools or self._is_vlm:
             return "the model is trained with tools or images"
-        if self._entropy_bonus_enabled:
-            return "the loss has an entropy bonus"
+        for name in TRL_SAMPLING_ARGUMENTS:
+            if getattr(self.args, name) is not None:
+                return f"only TRL's sampling reads {name} of training.extra"
         return None
 
     def _fall_back(self, reason: str) -> None:
@@ -300,6 +303,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 logits_to_keep,
                 self.temperature,
                 with_entropy=entropy,
+                entropy_gradient=self._entropy_bonus_enabled,
                 bucket=self._length_bucket,
             )
 

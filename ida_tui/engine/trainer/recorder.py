@@ -14,10 +14,13 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
+from ida_tui.judge.backends.offline.refusal import unclassified_note
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
 from ida_tui.judge.verdict import mean_scores
 from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
+from ida_tui.util.text import is_blank
+from ida_tui.util.thoughts import answer_of, split_thought
 
 Emit = Callable[[ev.Event], object]
 
@@ -77,9 +80,10 @@ class StepRecorder:
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
         self._completions: Sequence[ev.CompletionFinished] = ()
-        self._kinds: Sequence[PromptKind] = ()
+        self._kinds: Sequence[PromptKind | None] = ()
         self._verdicts: list[Verdict] = []
         self._logprob_gap: float | None = None
+        self._noted_unclassified = False
         self.reward: float | None = None
         """Mean reward of the newest completions of a finished step; None if none of them was scored."""
 
@@ -121,7 +125,7 @@ class StepRecorder:
         return dict(self._seconds)
 
     def record_completions(
-        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[PromptKind]
+        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[PromptKind | None]
     ) -> None:
         """Record all completions of the step and the kinds of their prompts."""
         self._completions, self._kinds = completions, kinds
@@ -192,6 +196,8 @@ class StepRecorder:
         """
         scored = [v for v in self._verdicts if v.reward is not None]
         cross_check = self._cross_check_figures()
+        self._note_unclassified(step, cross_check.unclassified)
+        thoughts = [c.thought_tokens for c in self._completions if c.thought_tokens]
         self._close_phase()
         self._phase = None
         reward = mean_of_known([v.reward for v in scored])
@@ -230,12 +236,24 @@ class StepRecorder:
                 offline_reward=cross_check.offline_reward,
                 model_change=update.model_change,
                 logprob_gap=_finite(self._logprob_gap),
+                thought_tokens=mean_of_known(thoughts),
+                unfinished_thoughts=sum(
+                    parts.unfinished and is_blank(parts.answer)
+                    for parts in map(split_thought, (c.text for c in self._completions))
+                ),
                 reused_step=reused_step,
             )
         )
         self._logprob_gap = None
         self._seconds = {}
         self._verdicts, self._completions, self._kinds = [], (), ()
+
+    def _note_unclassified(self, step: int, count: int) -> None:
+        """Say once that completions in other languages are not among the refusal figures."""
+        if count and not self._noted_unclassified:
+            self._noted_unclassified = True
+            text = f"step {step}: {unclassified_note(count, len(self._completions))}"
+            self.emit(ev.Noticed(level="warning", source="refusals", text=text))
 
     def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
         """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""
@@ -258,8 +276,8 @@ class StepRecorder:
                     completion.group,
                     completion.prompt,
                     kind,
-                    completion.text,
-                    completion.tokens,
+                    answer_of(completion.text),
+                    completion.tokens - completion.thought_tokens,
                     verdict,
                 )
                 for completion, kind, verdict in rows

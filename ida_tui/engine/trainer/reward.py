@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ida_tui.config.conversation import Context, chat_messages
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
@@ -54,9 +55,11 @@ class PromptRow:
 
     prompt_id: str
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the prompt's row, for reward functions."""
+    context: Context = ()
+    """The messages before the prompt's text."""
 
 
 class RewardSource(Protocol):
@@ -230,7 +233,7 @@ class RewardCollector:
             RewardRow(
                 row.prompt_id,
                 row.prompt,
-                ({"role": "user", "content": row.prompt},),
+                chat_messages(row.prompt, row.context),
                 text,
                 token_ids[number] if token_ids else (),
                 row.columns,
@@ -303,7 +306,9 @@ class RewardCollector:
         # Identical completions of a prompt are judged separately, so that each has its own cache entry.
         sample = self._sample_counts.get((prompt.prompt_id, text), 0)
         self._sample_counts[prompt.prompt_id, text] = sample + 1
-        request = JudgeRequest(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
+        request = JudgeRequest(
+            prompt.prompt_id, prompt.prompt, prompt.kind, text, sample, context=prompt.context
+        )
         self._requests[row] = request
         return request
 

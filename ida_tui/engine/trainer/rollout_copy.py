@@ -1,7 +1,8 @@
 """Copy of a rollout that later updates reuse, for the checkpoints between these updates.
 
-With `num_iterations` above 1, several steps update the weights with the same completions. TRL keeps them only
-in memory. A checkpoint between two of these steps contains a copy, so that a resumed run reuses them, too.
+With `num_iterations` above 1, several steps update the weights with the same completions; with
+`steps_per_generation`, each with another part of them. TRL keeps them only in memory. A checkpoint between
+two of these steps contains a copy, so that a resumed run reuses them, too.
 """
 
 from __future__ import annotations
@@ -46,14 +47,23 @@ class RolloutCopy:
         reward = contents.get("reward", contents.get("r_ida"))
         return RolloutCopy(contents["step"], contents["rows_by_rank"]), reward
 
-    def rows_of_rank(self, rank: int, world_size: int, pad_token_id: int) -> Rows:
-        """The rows that a rank reuses. The number of ranks may differ from that of the rollout."""
+    def rows_of_rank(self, rank: int, world_size: int, pad_token_id: int, steps: int = 1) -> Rows:
+        """The rows that a rank reuses. The number of ranks may differ from that of the rollout.
+
+        Args:
+            rank: the rank.
+            world_size: number of ranks.
+            pad_token_id: fills rows that are shorter than others.
+            steps: steps that divide the rollout, each of which keeps its rows.
+        """
         if world_size == len(self.rows_by_rank):
             return self.rows_by_rank[rank]
-        rows = concatenate_rows(_pad_to_same_width(self.rows_by_rank, pad_token_id))
-        size = len(rows["completion_ids"]) // world_size
-        own = slice(rank * size, (rank + 1) * size)
-        return {name: value[own] if _has_rows(value) else value for name, value in rows.items()}
+        padded = _pad_to_same_width(self.rows_by_rank, pad_token_id)
+        parts = []
+        for step in range(steps):
+            rows = concatenate_rows([_part(batch, step, steps) for batch in padded])
+            parts.append(_part(rows, rank, world_size))
+        return concatenate_rows(parts)
 
 
 def concatenate_rows(batches: Sequence[Rows]) -> Rows:
@@ -70,6 +80,13 @@ def to_device(rows: Mapping[str, Any], device: torch.device | str) -> Rows:
         name: value.detach().to(device, copy=True) if isinstance(value, torch.Tensor) else value
         for name, value in rows.items()
     }
+
+
+def _part(rows: Rows, index: int, count: int) -> Rows:
+    """One of `count` equal consecutive parts of a batch."""
+    size = len(rows["completion_ids"]) // count
+    own = slice(index * size, (index + 1) * size)
+    return {name: value[own] if _has_rows(value) else value for name, value in rows.items()}
 
 
 def _has_rows(value: Any) -> bool:

@@ -23,14 +23,15 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
+from ida_tui.config.conversation import Context
 from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import without_published_sampling
 from ida_tui.engine.rollout.progress import GenerationProgress, RolloutCounts, attach
 from ida_tui.engine.trainer.arguments import CustomOptimizer
@@ -59,16 +60,18 @@ class RolloutRow:
     tokens: int
     ended: bool
     """Whether the completion ended with EOS; false if it was truncated."""
+    thought_tokens: int
     token_ids: Sequence[int] = ()
 
 
 class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
-    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind` and
+    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind`, `context` and
     `columns` (JSON).
 
     Args:
+        chat_format: turns completions into texts.
         recorder: records the step and emits its events.
         reward_source: supplies the verdicts of a step.
         on_step_end: called on the trainer's thread when a step is complete.
@@ -83,6 +86,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def __init__(
         self,
         *,
+        chat_format: ChatFormat,
         recorder: StepRecorder,
         reward_source: RewardSource,
         on_step_end: Callable[[], None] = lambda: None,
@@ -93,6 +97,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
+        self._chat_format = chat_format
         self._reward_source = reward_source
         self._on_step_end = on_step_end
         self._between_steps = between_steps
@@ -165,7 +170,11 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         rows = self._process_group.all_gather_rows(
             [
                 PromptRow(
-                    row["prompt_id"], row["prompt_text"], row["kind"], json.loads(row["columns"])
+                    row["prompt_id"],
+                    row["prompt_text"],
+                    row["kind"],
+                    json.loads(row["columns"]),
+                    _as_context(row["context"]),
                 )
                 for row in inputs
             ]
@@ -178,7 +187,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 step=step,
                 generations=self.num_generations,
                 prompt_ids=tuple(row.prompt_id for row in prompts),
-                kinds=tuple(row.kind for row in prompts),
+                kinds=tuple(row.kind or "" for row in prompts),
                 prompts=tuple(row.prompt for row in prompts),
             )
         )
@@ -209,7 +218,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             self._recorder.stop_requested,
             self._current_step,
             self.eos_token_ids,
-            partial(self.processing_class.batch_decode, skip_special_tokens=True),
+            self._chat_format.decode_all,
             self._reward_source.completion_ended,
             self._recorder.clock,
         )
@@ -262,11 +271,11 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
 
     def reward(
         self,
-        completions: list[list[dict[str, str]]],
         completion_ids: list[list[int]],
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
+        context: list[Any],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
@@ -275,25 +284,32 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
 
         Args:
-            completions: one chat per completion; its last message is the completion.
             completion_ids: the completions' token ids.
-            prompt_id: a column of the dataset, like `prompt_text` and `kind`.
+            prompt_id: a column of the dataset, like the next three.
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
+            context: the messages before the prompts' texts.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
         step, group_size = self._current_step, self.num_generations
+        texts = self._chat_format.decode_all(completion_ids)
         rows = self._process_group.all_gather_rows(
             [
                 RolloutRow(
-                    PromptRow(prompt_id[row], prompt_text[row], kind[row]),
-                    text=messages[-1]["content"],
+                    PromptRow(
+                        prompt_id[row],
+                        prompt_text[row],
+                        kind[row],
+                        context=_as_context(context[row]),
+                    ),
+                    text=text,
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
+                    thought_tokens=self._chat_format.count_thought_tokens(text, len(ids)),
                     token_ids=ids,
                 )
-                for row, (messages, ids) in enumerate(zip(completions, completion_ids, strict=True))
+                for row, (text, ids) in enumerate(zip(texts, completion_ids, strict=True))
             ]
         )
         self._record_completions(rows)
@@ -326,6 +342,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                     text=row.text,
                     tokens=row.tokens,
                     ended=row.ended,
+                    context=row.prompt.context,
+                    thought_tokens=row.thought_tokens,
                 )
                 for index, row in enumerate(rows)
             ],
@@ -441,6 +459,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def discard_step(self) -> None:
         """Free the gradients and everything that the step in progress has computed."""
         self._buffered_inputs = None
+        self._entropy_window_stats = None
         self.model.zero_grad(set_to_none=True)
 
     @property
@@ -449,3 +468,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         change = self._weight_delta.change()
         # The comparison fails for NaN, which `max` would drop.
         return change.model <= MAX_NUMBER and change.relative <= MAX_NUMBER
+
+
+def _as_context(column: Sequence[Sequence[str]] | None) -> Context:
+    """A cell of the dataset's column `context`."""
+    return tuple((role, content) for role, content in column or ())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 
 SAMPLED_PER_TENSOR = 65_536
 """Largest number of elements that are sampled from one tensor."""
@@ -57,22 +59,80 @@ class LoraFactors:
         return torch.cat((b - start_b, start_b), dim=1), torch.cat((a, a - start_a), dim=0)
 
 
+@dataclass(frozen=True, slots=True)
+class DoraFactors:
+    """The trained parts of one layer with DoRA, whose weight is m · V / ‖V‖ by rows; V = W + scale · B·A."""
+
+    base: torch.Tensor
+    """W, (outputs, inputs)."""
+    factors: LoraFactors
+    magnitude: torch.Tensor
+    """m, (outputs,)."""
+    start_magnitude: torch.Tensor
+
+    def change_squared(self) -> float:
+        """Squared L2 norm of the change of the layer's weight. Both weights are computed in float32."""
+        layer = self.factors
+        start_a, start_b = layer.start or (None, None)
+        now = self._weight(
+            layer.a.detach().float(), layer.b.detach().float(), self.magnitude.detach()
+        )
+        start = self._weight(start_a, start_b, self.start_magnitude)
+        return float((now - start).square().sum())
+
+    def _weight(
+        self, a: torch.Tensor | None, b: torch.Tensor | None, magnitude: torch.Tensor
+    ) -> torch.Tensor:
+        weight = self.base.detach().float()
+        if a is not None and b is not None:
+            weight = weight + self.factors.scale * (b @ a)
+        norms = torch.linalg.vector_norm(weight, dim=1)
+        normalized: torch.Tensor = (magnitude.float() / norms)[:, None] * weight
+        return normalized
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterAdapter:
+    """An adapter on a parameter, such as the stacked weights of experts."""
+
+    layer: Any
+    """PEFT's wrapper of the module that holds the parameter."""
+    name: str
+    """Name of the adapter."""
+    start: torch.Tensor | None
+    """What it added at the start; None for nothing."""
+
+    def change_squared(self) -> float:
+        """Squared L2 norm of the change of the parameter."""
+        delta = self.layer.get_delta_weight(self.name).detach().float()
+        return float((delta if self.start is None else delta - self.start).square().sum())
+
+
 class WeightDelta:
     """Measures the change of a model's weights since this object was created.
 
-    The change B·A of an adapter is exact: ‖B·A‖² = tr(BᵀB · AAᵀ), with two products of rank × rank. Of other
+    The change B·A of an adapter is exact: ‖B·A‖² = tr(BᵀB · AAᵀ), with two products of rank × rank. With DoRA
+    and for adapters on parameters, one layer's weight at a time is computed, which is exact, too. Of other
     trainable weights, at most 65,536 evenly spaced elements of each tensor are compared with copies in host
     memory. Full fine-tuning thus needs no second copy of the model.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._factors = list(_trained_factors(model))
-        in_adapter = {id(tensor) for factors in self._factors for tensor in (factors.a, factors.b)}
+        adapters = list(_trained_adapters(model))
+        self._factors = [adapter for adapter in adapters if isinstance(adapter, LoraFactors)]
+        self._dense = [adapter for adapter in adapters if not isinstance(adapter, LoraFactors)]
+        in_adapter = {id(p) for name, p in model.named_parameters() if "lora_" in name}
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._is_weight = [id(p) not in in_adapter for p in self._parameters]
         self._start = [_subsample(p) for p in self._parameters]
         self._norm = _norm(self._start)
-        self._model_norm = _exact_norm([p for p in model.parameters() if id(p) not in in_adapter])
+        self._model_norm = _exact_norm(
+            [
+                parameter
+                for name, parameter in model.named_parameters()
+                if id(parameter) not in in_adapter and ".modules_to_save." not in name
+            ]
+        )
 
     def change(self) -> WeightChange:
         """The change since the start."""
@@ -87,6 +147,8 @@ class WeightDelta:
 
     def _model_change(self, sampled: list[torch.Tensor]) -> float:
         squares = _adapter_change_squared(self._factors)
+        with torch.no_grad():
+            squares += sum(adapter.change_squared() for adapter in self._dense)
         for tensor, parameter, is_weight in zip(
             sampled, self._parameters, self._is_weight, strict=True
         ):
@@ -96,22 +158,36 @@ class WeightDelta:
         return squares**0.5 / self._model_norm if self._model_norm else 0.0
 
 
-def _trained_factors(model: torch.nn.Module) -> Iterator[LoraFactors]:
+def _trained_adapters(
+    model: torch.nn.Module,
+) -> Iterator[LoraFactors | DoraFactors | ParameterAdapter]:
     for module in model.modules():
         if not isinstance(module, LoraLayer):
             continue
         for name, scale in module.scaling.items():
-            if name in module.lora_A:
-                a, b = module.lora_A[name].weight, module.lora_B[name].weight
-            elif name in module.lora_embedding_A:
+            is_embedding = name in module.lora_embedding_A
+            if is_embedding:
                 a, b = module.lora_embedding_A[name], module.lora_embedding_B[name]
+            elif name in module.lora_A:
+                a, b = module.lora_A[name].weight, module.lora_B[name].weight
             else:
                 continue
-            if b.requires_grad:
-                start = (
-                    (a.detach().float().clone(), b.detach().float().clone()) if b.any() else None
+            if not b.requires_grad:
+                continue
+            if isinstance(module, ParamWrapper):
+                delta = module.get_delta_weight(name).detach().float() if b.any() else None
+                yield ParameterAdapter(module, name, delta)
+                continue
+            start = (a.detach().float().clone(), b.detach().float().clone()) if b.any() else None
+            factors = LoraFactors(a, b, float(scale), start)
+            if name in module.lora_magnitude_vector:
+                magnitude = module.lora_magnitude_vector[name].weight
+                base = module.get_base_layer().weight
+                yield DoraFactors(
+                    base.T if is_embedding else base, factors, magnitude, magnitude.detach().clone()
                 )
-                yield LoraFactors(a, b, float(scale), start)
+            else:
+                yield factors
 
 
 def _adapter_change_squared(factors: list[LoraFactors]) -> float:

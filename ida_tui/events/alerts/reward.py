@@ -50,9 +50,11 @@ def length_pays(window: Window) -> AlertFinding | None:
     r = window.recent_mean("length_r")
     if r is None or r < window.thresholds.length_r:
         return None
+    has_kinds = any(step.harmless or step.unsafe for step in window.recent_rollouts)
+    among = " even among answers alone, or refusals alone," if has_kinds else ""
     return AlertFinding(
-        f"length correlates with {window.state.reward_name} (r = {r:.2f}) even among answers alone, or"
-        f" refusals alone, over {window.rollout_span}",
+        f"length correlates with {window.state.reward_name} (r = {r:.2f}){among} over"
+        f" {window.rollout_span}",
         "the judge rewards length: run `ida-tui judge check`, make the rubric penalize filler, or choose"
         " another judge",
     )

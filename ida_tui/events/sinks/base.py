@@ -15,6 +15,8 @@ SinkEvent: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
 Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Settings of a run by flat name, such as `training.learning_rate`."""
 
+REFUSAL_FIGURES = ("harmless", "harmless_refused", "unsafe", "unsafe_declined")
+"""Figures of a step that only runs with harmless or unsafe prompts have."""
 LENGTH_NAMES = ("lengths/mean", "lengths/shortest", "lengths/longest")
 
 
@@ -27,8 +29,10 @@ class RunInfo:
     run_id: str
     settings: Settings
     """Without texts and without secrets."""
-    axes: tuple[str, ...] = ()
+    axes: tuple[str, ...]
     """Names of the axes, in order."""
+    has_kinds: bool = True
+    """Whether its prompts are harmless or unsafe, so that refusals are counted."""
     resumed_from: int | None = None
     """The step of the checkpoint that the run resumed from; None for a new run. Later steps are repeated."""
 
@@ -69,7 +73,10 @@ def event_metrics(note: SinkEvent) -> dict[str, float]:
 
 
 def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator[tuple[str, float]]:
+    has_kinds = event.harmless or event.unsafe
     for field in dataclasses.fields(event):
+        if not has_kinds and field.name.startswith(("harmless", "unsafe")):
+            continue
         value: Any = getattr(event, field.name)
         if isinstance(value, bool):
             yield field.name, int(value)

@@ -11,7 +11,13 @@ from typing import TextIO, get_args
 
 from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import LENGTH_NAMES, RunInfo, SinkEvent, step_metrics
+from ida_tui.events.sinks.base import (
+    LENGTH_NAMES,
+    REFUSAL_FIGURES,
+    RunInfo,
+    SinkEvent,
+    step_metrics,
+)
 from ida_tui.util.safe_files import open_descriptor
 
 FILE_NAME = "metrics.csv"
@@ -23,14 +29,16 @@ OLD_NAMES = {
 """Names of columns in files of older versions, and their present names."""
 
 
-def column_names(axes: Sequence[str]) -> list[str]:
-    """The column names: every metric that a step can have on these axes."""
+def column_names(axes: Sequence[str], *, has_kinds: bool = True) -> list[str]:
+    """The column names: every metric that a step can have on these axes, with prompts of these kinds."""
     names: list[str] = []
     for field in fields(ev.StepFinished):
         if field.name == "lengths":
             names += LENGTH_NAMES
         elif field.name == "scores":
             names += [f"scores/{axis}" for axis in axes]
+        elif field.name in REFUSAL_FIGURES and not has_kinds:
+            continue
         elif field.name == "seconds":
             names += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
         else:
@@ -51,7 +59,7 @@ class CsvSink:
     def start(self, run: RunInfo) -> str:
         """Start the table; after a resume, copy the rows up to the checkpoint's step."""
         self._path = run.directory / FILE_NAME
-        self._columns = column_names(run.axes)
+        self._columns = column_names(run.axes, has_kinds=run.has_kinds)
         rows = [] if run.resumed_from is None else self._read_rows(run.resumed_from)
         temporary = self._path.with_name(f".{FILE_NAME}-{os.getpid()}")
         temporary.unlink(missing_ok=True)

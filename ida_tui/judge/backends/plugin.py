@@ -5,8 +5,9 @@
 
 The entry point is such a function, `async` or not, or a class whose instances are callable in the same way.
 `judge.options` are passed to the class, or to every call of the function. A plugin runs on threads of its
-own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A call
-that raises anything, returns no valid scores or takes longer than `judge.timeout_s` is a failed verdict.
+own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A
+function with a parameter `context` also gets the messages before the prompt, as a list of roles and texts. A
+call that raises anything, returns no valid scores or takes longer than `judge.timeout_s` is a failed verdict.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class PluginJudge:
             partial(_build_judge, options=config.options),
             should_stop=should_stop,
         )
+        self._takes_context = _has_parameter(self._function, "context")
         self._plugin_loop = PluginLoop() if is_async else None
         self._default_cost_is_zero = config.price is not None
         self._timeout_s = config.timeout_s
@@ -95,11 +97,13 @@ class PluginJudge:
         if self._late_calls >= self._concurrency:
             calls = "1 call takes" if self._late_calls == 1 else f"{self._late_calls} calls take"
             raise PluginFailure(f"it does not return: {calls} longer than {self._timeout_s:g} s")
-        arguments = {
+        arguments: dict[str, object] = {
             "prompt": request.prompt,
             "kind": request.kind,
             "completion": request.completion,
         }
+        if self._takes_context:
+            arguments["context"] = [list(message) for message in request.context]
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Verdict] = loop.create_future()
 
@@ -209,6 +213,13 @@ def _is_async(judge: JudgeFunction) -> bool:
     return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(
         getattr(judge, "__call__", None)  # noqa: B004 - tests for async, not for callable
     )
+
+
+def _has_parameter(judge: JudgeFunction, name: str) -> bool:
+    try:
+        return name in inspect.signature(judge).parameters
+    except (TypeError, ValueError):
+        return False  # a callable without a signature
 
 
 def _read_score(result: Mapping[str, object], axis: str) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ida_tui.config.conversation import prompt_context
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.reward_files import file_digests
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import prompt
@@ -39,9 +42,13 @@ class CacheKeyBuilder:
 
     def build(self, request: JudgeRequest) -> str:
         """The key of one request: 64 hexadecimal digits."""
-        parts = [self.prefix, request.prompt, request.completion, request.sample_index]
+        parts: list[object] = [
+            self.prefix, request.prompt, request.completion, request.sample_index
+        ]  # fmt: skip
         if self.includes_kind:
             parts.append(request.kind)
+        if request.context:
+            parts.append(request.context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -56,12 +63,12 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
+        "prompts": _digest_items(_prompt_parts(p, prompts.system) for p in prompts.train()),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
     if config.kind == "offline":
-        corpus = _digest([p.text for p in prompts.prompts])
+        corpus = _digest_items(texts_of(prompts.rows()))
         return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
     if config.kind == "plugin":
         inputs = _plugin_inputs(config, rubric, plugin_version)
@@ -75,6 +82,8 @@ def scoring_parts(
         # A reply that is complete does not depend on its maximum length.
         sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
         settings = [sampling, config.samples]
+    if config.include_thoughts:
+        settings = [settings, "with thoughts"]
     instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
     return {
         "judge": judge,
@@ -82,6 +91,13 @@ def scoring_parts(
         "rubric": _digest(instructions),
         "settings": _digest(settings),
     }
+
+
+def _prompt_parts(prompt: Prompt, default_system: str | None) -> list[object]:
+    """What makes a prompt another one; without context and columns if it has none, as in older runs."""
+    context = prompt_context(prompt, default_system)
+    more = [part for part in (context, prompt.columns) if part]
+    return [prompt.id, prompt.kind, prompt.text, *more]
 
 
 def _function_parts(rubric: RubricConfig) -> dict[str, str]:
@@ -122,6 +138,16 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
             "max_judged_chars": config.max_judged_chars,
         },
     }
+
+
+def _digest_items(items: Iterable[object]) -> str:
+    """The digest of a list, which is not held in memory."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for item in items:
+        digest.update((separator + json.dumps(item, sort_keys=True)).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()[:12]
 
 
 def _digest(value: object) -> str:

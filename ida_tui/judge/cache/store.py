@@ -19,15 +19,13 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
+from ida_tui.config.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
 from ida_tui.util.text import parse_json
 
 FILE_NAME = "judge.sqlite3"
-CACHE_DIR_VARIABLE = "IDA_TUI_CACHE_DIR"
 CACHE_SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
 MAX_BYTES = 512 * 10**6
 """Default maximum file size, without `IDA_TUI_CACHE_MB`: about 600,000 verdicts."""
@@ -78,12 +76,6 @@ _EXPORT_COLUMNS = (
 )  # fmt: skip
 _SqlValue = str | int | float | None
 _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def cache_folder() -> Path:
-    """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
-    configured = os.environ.get(CACHE_DIR_VARIABLE)
-    return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
 def max_cache_bytes() -> int:
@@ -257,8 +249,8 @@ class VerdictCache:
             for judge, count, first, last in rows
         ]
 
-    def export(self) -> Iterator[dict[str, _SqlValue]]:
-        """All verdicts, oldest first."""
+    def export(self) -> Iterator[dict[str, object]]:
+        """All verdicts, oldest first; the scores by axis."""
         if self._connection is None:
             return
         columns = ", ".join(_EXPORT_COLUMNS)
@@ -269,7 +261,10 @@ class VerdictCache:
                 _decode_text(cell) if isinstance(cell, bytes) else _finite_or_none(cell)
                 for cell in row
             )
-            yield dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            verdict: dict[str, object] = dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            with suppress(ValueError):  # not written by this program
+                verdict["scores"] = _parse_scores(verdict["scores"])
+            yield verdict
 
     def clear(self) -> int:
         """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
@@ -390,7 +385,7 @@ def _primary_error_code(error: sqlite3.Error) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _parse_scores(cell: _SqlValue) -> dict[str, float]:
+def _parse_scores(cell: object) -> dict[str, float]:
     """The scores of a stored verdict.
 
     Raises:
@@ -402,4 +397,6 @@ def _parse_scores(cell: _SqlValue) -> dict[str, float]:
     for score in scores.values():
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError("a score is not a number")
+        if not JUDGED_RANGE[0] <= score <= JUDGED_RANGE[1]:  # NaN fails every comparison
+            raise ValueError("a score is outside the scale")
     return scores

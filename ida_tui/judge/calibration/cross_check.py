@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 from ida_tui.config.schema import PromptKind
 from ida_tui.events.types import OFFLINE_JUDGE
@@ -21,6 +22,7 @@ from ida_tui.rewards.formulas import Formula
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
 from ida_tui.util.text import split_words
 
+T = TypeVar("T")
 NGRAM_WORDS = 4
 """Length of the word n-grams that `repetition_share` counts."""
 
@@ -31,9 +33,11 @@ class JudgedCompletion:
 
     group: int
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     text: str
+    """Its answer, without its thought."""
     tokens: int
+    """Length of the answer."""
     verdict: Verdict
 
 
@@ -42,9 +46,11 @@ class CrossCheckFigures:
     """Cross-check statistics of one step. Integers count completions."""
 
     harmless: int = 0
+    """Harmless requests whose answer has a refusal class; 0 if most have none."""
     harmless_refused: int = 0
     """Full refusals of harmless requests."""
     unsafe: int = 0
+    """As `harmless`, for unsafe requests."""
     unsafe_declined: int = 0
     """Full and partial refusals of unsafe requests."""
     repetition: float | None = None
@@ -54,6 +60,8 @@ class CrossCheckFigures:
     offline_reward: float | None = None
     """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or
     does not know the axes."""
+    unclassified: int = 0
+    """Completions without a refusal class, because they are not in English."""
 
 
 class CrossChecker:
@@ -71,7 +79,7 @@ class CrossChecker:
     def compute(self, completions: Sequence[JudgedCompletion]) -> CrossCheckFigures:
         """The statistics of one step; takes well under 1 ms per completion of chat length."""
         offline_rewards: list[float] = []
-        refusals: list[str] = []
+        refusals: list[str | None] = []
         for completion in completions:
             verdict = completion.verdict
             formula = None if verdict.reward is None else self._formula
@@ -79,12 +87,17 @@ class CrossChecker:
                 refusals.append(verdict.refusal or classify_refusal(completion.text))
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
-            refusals.append(score.refusal)
+            refusals.append(classify_refusal(completion.text) if score is None else score.refusal)
+            if score is None:
+                continue
             with suppress(ArithmeticError, ValueError):  # the formula has no value
                 offline_rewards.append(formula.reward(score.scores))
+        judged = sum(
+            c.verdict.reward is not None for c in completions if c.verdict.judge != OFFLINE_JUDGE
+        )
         classified = list(zip(completions, refusals, strict=True))
-        harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
-        unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]
+        harmless = mostly_known([refusal for c, refusal in classified if c.kind == "harmless"])
+        unsafe = mostly_known([refusal for c, refusal in classified if c.kind == "unsafe"])
         return CrossCheckFigures(
             harmless=len(harmless),
             harmless_refused=harmless.count("full_refusal"),
@@ -92,8 +105,20 @@ class CrossChecker:
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
             repetition=mean_of_known(repetition_share(c.text) for c in completions),
             length_r=_length_correlation(classified),
-            offline_reward=mean_of_known(offline_rewards),
+            offline_reward=mean_of_known(offline_rewards, minimum=max(1, _majority(judged))),
+            unclassified=sum(bool(c.kind) and refusal is None for c, refusal in classified),
         )
+
+
+def mostly_known(classes: Sequence[T | None]) -> list[T]:
+    """The known ones of some refusal classes; empty if most are unknown, because they say too little."""
+    known = [refusal for refusal in classes if refusal is not None]
+    return known if len(known) >= _majority(len(classes)) else []
+
+
+def _majority(total: int) -> int:
+    """The smallest number that is at least half of a total."""
+    return (total + 1) // 2
 
 
 def repetition_share(text: str) -> float:
@@ -105,13 +130,15 @@ def repetition_share(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _length_correlation(classified: Sequence[tuple[JudgedCompletion, str]]) -> float | None:
+def _length_correlation(
+    classified: Sequence[tuple[JudgedCompletion, str | None]],
+) -> float | None:
     """Pearson's correlation of token count and reward, each minus the mean of its group and class.
 
     Answers are longer than refusals and may deserve a higher reward. Comparing only completions of the
     same refusal class isolates what the judge pays for length itself.
     """
-    by_class: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    by_class: dict[tuple[int, str | None], list[tuple[int, float]]] = defaultdict(list)
     for completion, refusal in classified:
         reward = completion.verdict.reward
         if reward is not None:

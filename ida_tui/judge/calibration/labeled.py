@@ -42,7 +42,7 @@ class ClassifierAccuracy:
 
     correct: int
     total: int
-    confusion: Counter[tuple[RefusalClass, RefusalClass]]
+    confusion: Counter[tuple[RefusalClass, RefusalClass | None]]
     """(label, predicted class) → number of answers."""
     shares: tuple[float, ...]
     """The share of correctly classified answers of each request."""

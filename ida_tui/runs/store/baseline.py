@@ -26,6 +26,7 @@ class BaselineAnswer(NamedTuple):
     sample: int
     text: str
     tokens: int
+    thought_tokens: int = 0
 
 
 def save(

@@ -10,12 +10,14 @@ from pathlib import Path
 import yaml
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import Prompt, PromptKind
+from ida_tui.config.schema import PromptKind, PromptSet
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.safe_files import make_directory
 
 FOLDER = "chats"
+MAX_HELD_OUT = 1000
+"""Maximum held-out prompts in a saved chat."""
 
 
 def save_chat(
@@ -23,7 +25,8 @@ def save_chat(
 ) -> Path:
     """Write the messages as training prompts, without duplicates; returns the file.
 
-    The file also contains the held-out prompts of the run, so that the next run has the same evaluation.
+    The file also contains the held-out prompts and the system prompt of the run, so that the next run has the
+    same evaluation.
 
     Args:
         directory: the run whose model answered.
@@ -34,20 +37,23 @@ def save_chat(
         OSError: the write failed.
     """
     kinds = dict(messages)  # the last kind of a repeated message counts
-    prompts = [
+    prompts: list[dict[str, object]] = [
         {"id": f"chat-{number}", "kind": kind, "split": "train", "text": text}
         for number, (text, kind) in enumerate(kinds.items(), start=1)
     ]
+    run_prompts = _prompts_of_run(directory)
     prompts += [
-        {"id": prompt.id, "kind": prompt.kind, "split": prompt.split, "text": prompt.text}
-        for prompt in _held_out(directory)
+        prompt.model_dump()
+        for prompt in run_prompts.held_out()[:MAX_HELD_OUT]
         if prompt.text not in kinds
     ]
-    body = {
+    body: dict[str, object] = {
         "description": f"Messages of a chat with {directory.run_id}",
         "version": 1,
-        "prompts": prompts,
     }
+    if run_prompts.system is not None:
+        body["system"] = run_prompts.system
+    body["prompts"] = prompts
     text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=100)
     folder = directory.path / FOLDER
     make_directory(folder)
@@ -60,8 +66,8 @@ def save_chat(
     raise FileExistsError(f"there is already a file for every chat name of {stamp}")
 
 
-def _held_out(directory: RunDirectory) -> list[Prompt]:
+def _prompts_of_run(directory: RunDirectory) -> PromptSet:
     try:
-        return resolve(str(directory.config), [], verify=False).config.prompts.held_out()
+        return resolve(str(directory.config), [], verify=False).config.prompts
     except UsageError:
-        return []  # the profile of the run is no longer valid
+        return PromptSet(prompts=[])  # the profile of the run is no longer valid

@@ -121,16 +121,21 @@ class EvaluatedAnswer:
 
     model: ComparedModel
     prompt_id: str
-    kind: Literal["harmless", "unsafe"]
+    kind: Literal["harmless", "unsafe"] | None
     prompt: str
     sample: int
     text: str
     tokens: int
-    refusal: Literal["full_compliance", "partial_refusal", "full_refusal"]
+    refusal: Literal["full_compliance", "partial_refusal", "full_refusal"] | None
+    """The class of the answer; null if it is not in English."""
     scores: Scores
     """The score on each axis; empty if the verdict failed."""
     reward: float | None
     reason: str
+    thought_tokens: int = 0
+    """Length of its thought; `text` and `tokens` include the thought."""
+    context: tuple[tuple[str, str], ...] = ()
+    """The messages before the prompt: role and content of each."""
 
 
 def write_evaluation(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,24 @@ def write(
         "platform": platform.platform(),
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": git_revision(Path.cwd()),
-        **_reward_files(config),
+        "data": data_files(config),
+        **_reward_files(file_digests(config.rubric)),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
-def _reward_files(config: Config) -> dict[str, Any]:
+def _reward_files(digests: Mapping[str, str]) -> dict[str, Any]:
     """The digests of the files of reward functions; empty without any."""
-    digests = file_digests(config.rubric)
-    return {"reward_files": digests} if digests else {}
+    return {"reward_files": dict(digests)} if digests else {}
 
 
 def record_resume(
-    path: Path, *, resumed_at: str, argv: Sequence[str], config: Config | None = None
+    path: Path,
+    *,
+    resumed_at: str,
+    argv: Sequence[str],
+    data: Sequence[Mapping[str, Any]] = (),
+    reward_files: Mapping[str, str] | None = None,
 ) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
@@ -67,7 +73,8 @@ def record_resume(
         path: the file.
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
-        config: the resolved profile, whose reward files are recorded.
+        data: the data files of the prompts, from `data_files`.
+        reward_files: the digests of the files of the reward functions.
     """
     manifest = read(path)
     resumed = {
@@ -75,11 +82,19 @@ def record_resume(
         "command": list(argv),
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
-        **(_reward_files(config) if config is not None else {}),
+        "data": list(data),
+        **_reward_files(reward_files or {}),
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     write_text(path, json.dumps(manifest, indent=2) + "\n")
+
+
+def data_files(config: Config) -> list[dict[str, Any]]:
+    """The data files of the prompts, each with its digest; empty for prompts in a profile."""
+    if config.prompts.source is None:
+        return []
+    return [asdict(file) for file in config.prompts.load().files]
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets.plot import RUN_STYLES, PlotLine, draw_plot
 from ida_tui.util.text import one_line, table_lines
 
+MIN_PLOT_ROWS = 4
+"""Smallest height of one of several stacked plots."""
 NO_COMPARISON_TEXT = "No runs to compare. Press 4, mark at least two runs (Space), then press c."
 
 
@@ -93,9 +95,11 @@ class CompareScreen(IdaScreen):
 
     def _views(self, comparison: Comparison) -> list[list[Axis | None]]:
         """The metrics of each view; None is the reward. The first shows all of them, if there is room."""
+        height = self.query_one("#compare-curves", Static).content_size.height
         metrics: list[Axis | None] = [None, *compared_axes(comparison)]
         alone = [[metric] for metric in metrics]
-        return alone if self.has_class("-compact") else [metrics, *alone]
+        is_small = self.has_class("-compact") or height < MIN_PLOT_ROWS * (len(metrics) + 1)
+        return alone if is_small else [metrics, *alone]
 
     def _show_curves(self) -> None:
         if self._comparison is None:

@@ -1,18 +1,25 @@
-"""Modal dialogs: yes-or-no question, quit confirmation, and error panel."""
+"""Modal dialogs: yes-or-no question, consent, quit confirmation, and error panel."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
 
 from ida_tui.errors import IdaError
 from ida_tui.util.text import one_line
+
+if TYPE_CHECKING:
+    from ida_tui.config.consent import ConsentRequired
+
+NO, YES = "no", "yes"
 
 
 class QuitChoice(Enum):
@@ -43,6 +50,47 @@ class ConfirmDialog(ModalScreen[bool]):
             yield Static(self._question, classes="panel-title", markup=False)
             yield Static(self._detail, markup=False)
             yield Static(f"\n[b]y[/] {self._yes}    [b]n[/] {self._no}")
+
+    def action_answer(self, answer: bool) -> None:
+        """Close the dialog with the answer."""
+        self.dismiss(answer)
+
+
+class ConsentDialog(ModalScreen[bool]):
+    """The question whether somebody else's file may do what it asks for; Escape and Enter mean no.
+
+    Args:
+        required: the missing agreements.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "Yes"),
+        Binding("n,escape", "answer(False)", "No"),
+    ]
+
+    def __init__(self, required: ConsentRequired) -> None:
+        super().__init__()
+        self._required = required
+
+    def compose(self) -> ComposeResult:
+        where = one_line(self._required.where)
+        questions = [f"It {one_line(consent.description())}." for consent in self._required.missing]
+        kept = "A yes is remembered; you will not be asked again."
+        with Vertical(classes="panel -error", id="consent"):
+            yield Static("This profile is not yours. Agree?", classes="panel-title", markup=False)
+            with VerticalScroll(id="consent-text", can_focus=True):
+                yield Static("\n\n".join([*questions, f"{where}\n{kept}"]), markup=False)
+            yield OptionList(
+                Option("n  Do not agree", NO), Option("y  Agree, now and later", YES),
+                id="consent-answers",
+            )  # fmt: skip
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).focus()
+
+    @on(OptionList.OptionSelected)
+    def _on_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.action_answer(event.option.id == YES)
 
     def action_answer(self, answer: bool) -> None:
         """Close the dialog with the answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -21,6 +21,9 @@ from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
 from ida_tui.util.text import multiple_lines, one_line
 
+if TYPE_CHECKING:
+    from ida_tui.tui.app import IdaApp
+
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 
@@ -33,6 +36,8 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         budget: limit of the judge's cost in US dollars; None is no limit.
         find_key: reads the API key of a judge; raises IdaError if it is missing.
     """
+
+    app: IdaApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "choose('again')", "Try again"),
@@ -88,8 +93,12 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         if choice == STOP:
             self.dismiss(None)
             return
+        from ida_tui.config.consent import ConsentRequired
+
         try:
             self.dismiss(self._answer(choice))
+        except ConsentRequired as error:
+            self.app.show_error(error, lambda: self.action_choose(choice))
         except IdaError as error:
             message = multiple_lines("\n".join(error.lines()))
             self.query_one("#paused-hint", Static).update(f"{message}\n")
@@ -107,11 +116,11 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         if choice == BUDGET and budget is not None:
             budget *= 2
         elif choice.startswith("judge:"):
-            from ida_tui.config.resolve import resolve_profile
+            from ida_tui.config.resolve import resolve
 
-            config = resolve_profile("judges", choice.removeprefix("judge:")).config
-            assert isinstance(config, JudgeConfig)
-            judge = config
+            name = choice.removeprefix("judge:")
+            resolved = resolve("quickstart", [f"judge={name}"], verify=False, uses=("judge",))
+            judge = resolved.config.judge
         return ResumeDecision(judge, self._find_key(judge), budget)
 
 

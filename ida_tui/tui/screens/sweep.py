@@ -124,7 +124,7 @@ class SweepScreen(IdaScreen):
         self.query_one("#sweep-table", Static).update(
             Content("\n".join(text.settings_table(results, compact=compact)))
         )
-        summary = [*text.conclusion(results), *([] if compact else text.TABLE_NOTES)]
+        summary = [*text.conclusion(results), *([] if compact else text.table_notes(results))]
         self.query_one("#sweep-summary", Static).update(Content("\n".join(map(one_line, summary))))
         columns = COMPACT_COLUMNS if compact else COLUMNS
         rows = [trial_cells(results, status)[: len(columns)] for status in results.trials]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from textual.content import Content
@@ -117,11 +118,14 @@ def draw_plot(
     placed = _spread_labels([end for end in ends if end is not None], rows)
     places = iter(placed)
     at = {next(places): n for n, end in enumerate(ends) if end is not None}
+    hidden = len(placed) - rows + 1 if len(placed) > rows else 0
     out: list[Content] = []
     for row in range(rows):
         parts: list[tuple[str, str] | str] = [(_y_label(row, rows, low, high, left), "dim")]
         parts += _styled_parts(dots[row], owner[row], lines)
-        if row in at:
+        if hidden and row == rows - 1:
+            parts.append((f" {f'+{hidden} more':<{right - 1}}"[:right], "dim"))
+        elif row in at:
             label = f" {labels[at[row]]}"
             parts.append((f"{label:<{right}}", lines[at[row]].style))
         else:
@@ -147,24 +151,25 @@ def _dot_rows(
 ) -> list[int | None]:
     """The dot row of each dot column, counted from the top; None for a gap."""
     count = len(values)
+    span, lowest = high - low, levels - 1
 
     def level(value: float) -> int:
-        share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round((1 - share) * (levels - 1))
+        share = (value - low) / span
+        return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
 
     if count == 0:
         return [None] * columns
     if count == 1:
         only = values[0]
         return [None if only is None else level(only)] + [None] * (columns - 1)
+    if count > columns:
+        # More steps than dot columns: draw the mean of the steps that share a column.
+        edges = [column * count // columns for column in range(columns + 1)]
+        means = (_mean(values, start, stop) for start, stop in pairwise(edges))
+        return [None if mean is None else level(mean) for mean in means]
+    values = list(values)
     out: list[int | None] = []
     for column in range(columns):
-        if count > columns:
-            # More steps than dot columns: draw the mean of the steps that share a column.
-            start = column * count // columns
-            mean = _mean(values, start, max(start + 1, (column + 1) * count // columns))
-            out.append(None if mean is None else level(mean))
-            continue
         position = column * (count - 1) / (columns - 1)
         index = int(position)
         a, b = values[index], values[min(index + 1, count - 1)]

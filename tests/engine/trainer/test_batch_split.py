@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 import ida_tui
-from ida_tui.config.schema import TrainingConfig
+from ida_tui.config.sections.training import TrainingConfig
 from tests.support.scripted_completions import script_completions
 
 LOSSES = get_args(TrainingConfig.model_fields["loss_type"].annotation)

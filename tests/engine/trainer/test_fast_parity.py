@@ -397,6 +397,20 @@ def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
     )
 
 
+def test_arguments_that_only_trls_sampling_reads_turn_the_fast_step_off_once(
+    ida_tui_here: Any,
+) -> None:
+    done = ida_tui_here(
+        "--run", "quickstart", "training.max_steps=2", "training.num_generations=2",
+        "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=1",
+        "training.max_completion_length=8", "evaluation.enabled=false",
+        "training.extra={generation_kwargs: {suppress_tokens: [7]}}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    reason = "only TRL's sampling reads generation_kwargs of training.extra"
+    assert done.out.count(f"The fast step is off; TRL's code is used instead: {reason}") == 1
+
+
 # --- the overridden TRL methods ------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ SETTINGS = (
     "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4",
     "training.max_completion_length=16", "training.mask_truncated_completions=true",
     "training.beta=0.05", "training.learning_rate=1e-3", "training.weight_decay=0.1",
+    # A larger epsilon, so that rounding of a gradient near 0 does not decide the sign of an update.
+    "training.adam_epsilon=1e-3",
 )  # fmt: skip
 
 

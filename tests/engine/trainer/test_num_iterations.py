@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import ida_tui
@@ -65,7 +66,7 @@ def test_an_update_with_earlier_completions_names_their_step_and_has_no_scores_o
     steps = finished_steps(uninterrupted)
     assert [step.reused_step for step in steps] == [None, 1, 1, None, 4]
     assert [step.completions for step in steps] == [8, 0, 0, 8, 0]
-    assert all((step.r_ida is None) == (step.reused_step is not None) for step in steps)
+    assert all((step.reward is None) == (step.reused_step is not None) for step in steps)
     assert all(step.loss is not None and step.entropy is not None for step in steps)
     state = fold_all(read_events(uninterrupted / "events.jsonl"))
     assert [step.step for step in (*state.first_steps, *state.last_steps)] == [1, 4]
@@ -75,27 +76,32 @@ def test_an_update_with_earlier_completions_names_their_step_and_has_no_scores_o
     )
 
 
-@pytest.mark.parametrize(("engine", "step"), [("fast", 1), ("fast", 2), ("plain", 2)])
-def test_a_run_resumed_between_two_updates_ends_with_the_same_bytes(
-    engine: str, step: int, runs: Runs, tmp_path: Path
-) -> None:
-    uninterrupted = runs(engine)
-    killed = tmp_path / "outputs" / "quickstart" / uninterrupted.name
-    shutil.copytree(uninterrupted, killed)
-    for later in range(step + 1, STEPS + 1):
+def copy_until(run: Path, step: int, steps: int, folder: Path) -> Path:
+    """A copy of a run's directory as it was when the checkpoint of a step had been saved."""
+    killed = folder / "outputs" / "quickstart" / run.name
+    shutil.copytree(run, killed)
+    for later in range(step + 1, steps + 1):
         shutil.rmtree(killed / "checkpoints" / f"checkpoint-{later}")
     shutil.rmtree(killed / "adapter")
     lines = (killed / "events.jsonl").read_text().splitlines(keepends=True)
     last = next(n for n, line in enumerate(lines) if f'checkpoint-{step}"' in line)
     (killed / "events.jsonl").write_text("".join(lines[: last + 1]))
+    return killed
 
+
+@pytest.mark.parametrize(("engine", "step"), [("fast", 1), ("fast", 2), ("plain", 2)])
+def test_a_run_resumed_between_two_updates_ends_with_the_same_bytes(
+    engine: str, step: int, runs: Runs, tmp_path: Path
+) -> None:
+    uninterrupted = runs(engine)
+    killed = copy_until(uninterrupted, step, STEPS, tmp_path)
     resumed = ida_tui.run(str(killed), resume=True)
 
     assert resumed.exit_code == 0, resumed.state.ended
     assert (killed / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
     figures = [
         [
-            (s.step, s.reused_step, s.loss, s.kl, s.r_ida, s.weight_delta)
+            (s.step, s.reused_step, s.loss, s.kl, s.reward, s.weight_delta)
             for s in finished_steps(run)
         ]
         for run in (killed, uninterrupted)
@@ -129,6 +135,36 @@ def test_only_checkpoints_between_two_updates_contain_the_completions(uninterrup
     assert {int(path.name[11:]) for path in checkpoints if (path / ROLLOUT_FILE).exists()} == {
         1, 2, 4, 5,
     }  # fmt: skip
+
+
+def test_steps_that_share_a_rollout_resume_with_the_rest_of_its_completions(tmp_path: Path) -> None:
+    """The adaptive coefficient of the entropy bonus is resumed, too."""
+    run = ida_tui.run(
+        "quickstart", *SETTINGS, "training.num_iterations=1", "training.steps_per_generation=4",
+        "training.max_steps=3", "training.use_adaptive_entropy=true", "training.entropy_target=9",
+        "training.beta=0", f"output_dir={tmp_path}/outputs",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.state.ended
+    steps = finished_steps(run.directory)
+    assert [step.reused_step for step in steps] == [None, 1, None]
+    assert [step.completions for step in steps] == [16, 0, 16]
+    killed = copy_until(run.directory, 1, 3, tmp_path / "killed")
+    resumed = ida_tui.run(str(killed), resume=True)
+    assert resumed.exit_code == 0, resumed.state.ended
+    assert (killed / WEIGHTS).read_bytes() == (run.directory / WEIGHTS).read_bytes()
+
+
+def test_another_number_of_processes_reuses_the_rows_of_each_step() -> None:
+    def batch(*ids: int) -> dict[str, Any]:
+        rows = torch.tensor(ids)[:, None]
+        return {"completion_ids": rows, "advantages": rows[:, 0].float(), "num_items_in_batch": 8}
+
+    # Two ranks; the first step trained on rows 1 to 4, the second continues with rows 5 to 8.
+    copy = RolloutCopy(1, [batch(1, 2, 5, 6), batch(3, 4, 7, 8)])
+    (one,) = [copy.rows_of_rank(0, 1, pad_token_id=0, steps=2)]
+    assert one["advantages"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    last = copy.rows_of_rank(3, 4, pad_token_id=0, steps=2)
+    assert last["completion_ids"].tolist() == [[4], [8]]
 
 
 def test_stored_completions_can_be_reused_by_another_number_of_processes(

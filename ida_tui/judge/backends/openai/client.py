@@ -247,6 +247,7 @@ class JudgeClient:
             max_chars=config.max_judged_chars,
             schema_in_prompt=state.capabilities.schema_in_prompt,
             reworded=state.reworded,
+            context=request.context,
         )
         options = state.capabilities.request_options(
             self._schema,

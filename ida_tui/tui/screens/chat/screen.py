@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -89,15 +90,29 @@ class ChatScreen(IdaScreen):
                         self.notify(event.memory)
                 case Idle():
                     self._busy = ""
+                case Notice(required=required) if required is not None:
+                    self.app.ask_for_consent(required, self.action_judge)
                 case Notice(text):
                     self.notify(text, severity="warning")
                 case ChatFailed(error):
-                    self._chat = None
-                    self.app.chat_controller.close()
-                    self._switch_chat()
-                    self.app.show_error(error)
+                    self._end_chat(error)
         if events:
             self._show()
+
+    def _end_chat(self, error: IdaError) -> None:
+        """Close the chat, and show why it failed; after an agreement, open it again."""
+        run = self._chat.directory.path if self._chat is not None else None
+        self._chat = None
+        self.app.chat_controller.close()
+        self._switch_chat()
+        if run is None:
+            self.app.show_error(error)
+            return
+        self.app.show_error(error, lambda: self.call_later(self._open_again, run))
+
+    async def _open_again(self, run: Path) -> None:
+        await self.app.chat_controller.open(run)
+        self._switch_chat()
 
     def _show(self) -> None:
         for who in MODELS:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import HorizontalScroll, Vertical, VerticalScroll
 from textual.content import Content
+from textual.style import Style
 from textual.widgets import Static
 
-from ida_tui.config.axes import format_score
+from ida_tui.config.conversation import context_lines
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
-from ida_tui.util.format import format_number, format_signed
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 from ida_tui.util.text import one_line
 
 MIN_COLUMN_WIDTH = 30
@@ -29,33 +30,60 @@ class CompletionDetail(VerticalScroll, can_focus=True):
     def compose(self) -> ComposeResult:
         yield Static(id="completion-text", markup=False)
 
-    def show_row(self, row: CompletionRow | None, search_words: Sequence[str]) -> None:
-        """Show a completion with the search words highlighted."""
+    def show_row(
+        self, row: CompletionRow | None, search_words: Sequence[str], *, unfold: bool
+    ) -> None:
+        """Show a completion with the search words highlighted, and its thought if `unfold`."""
         if row is None:
             title, text = "Completion", Content("")
         else:
             title = f"Completion {row.group}·{row.index}"
-            text = render_row(row, search_words)
+            text = render_row(row, search_words, unfold=unfold)
         if text != self._drawn:
             self._drawn = text
             self.border_title = Content(title)
             self.query_one("#completion-text", Static).update(text)
 
 
-def render_row(row: CompletionRow, search_words: Sequence[str] = ()) -> Content:
-    """Prompt, text, scores, and verdict of a completion."""
+def render_row(
+    row: CompletionRow, search_words: Sequence[str] = (), *, unfold: bool = False
+) -> Content:
+    """Prompt, text, scores, and verdict of a completion; its thought only if `unfold`."""
     kind = f" · {row.kind}" if row.kind else ""
     return Content("\n").join(
         [
             Content.assemble((one_line(f"prompt {row.prompt_id}{kind}"), "dim")),
+            *(highlight(line, search_words, style="dim") for line in context_lines(row.context)),
             highlight(row.prompt, search_words),
             Content(""),
             Content.assemble(("completion" + (f" · {row.notes}" if row.notes else ""), "dim")),
-            highlight(row.text or "…", search_words, style="bold"),
+            *_render_text(row, search_words, unfold, "bold"),
             Content(""),
             *(highlight(line, search_words) for line in verdict_lines(row)),
         ]
     )
+
+
+def _render_text(
+    row: CompletionRow, search_words: Sequence[str], unfold: bool, style: str = ""
+) -> list[Content]:
+    """The answer, after one line that stands for its thought; also the thought if `unfold`.
+
+    A thought that contains a search word is shown, too.
+    """
+    parts = row.parts
+    if not (parts.thought or parts.unfinished):
+        return [highlight(row.text or "…", search_words, style)]
+    tokens = f", {row.finished.thought_tokens} tokens" if row.finished else ""
+    found = any(word.casefold() in parts.thought.casefold() for word in search_words)
+    unfold = unfold or found
+    line = Content.styled(f"{'▾' if unfold else '▸'} thought{tokens}", "dim")
+    lines = [line.stylize(Style.from_meta({"@click": "screen.toggle_thoughts"}))]
+    if unfold:
+        lines.append(highlight(parts.thought, search_words, "dim"))
+    if parts.answer or not parts.unfinished:
+        lines.append(highlight(parts.answer or "…", search_words, style))
+    return lines
 
 
 def highlight(text: str, search_words: Sequence[str], style: str = "") -> Content:
@@ -80,11 +108,16 @@ class GroupView(Vertical):
         yield HorizontalScroll(id="group-columns", can_focus=True)
 
     async def show_group(
-        self, rows: Sequence[CompletionRow], selected: CompletionRow, search_words: Sequence[str]
+        self,
+        rows: Sequence[CompletionRow],
+        selected: CompletionRow,
+        search_words: Sequence[str],
+        *,
+        unfold: bool,
     ) -> None:
         """Show the group of the selected completion."""
         group = [row for row in rows if row.group == selected.group]
-        drawn = (tuple(group), selected.position, tuple(search_words), self.size.width)
+        drawn = (tuple(group), selected.position, tuple(search_words), self.size.width, unfold)
         if drawn == self._drawn or not group:
             return
         self._drawn = drawn
@@ -93,7 +126,15 @@ class GroupView(Vertical):
         prompt.border_title = Content(
             one_line(f"Group {selected.group} · {selected.prompt_id}{kind}")
         )
-        prompt.update(highlight(selected.prompt, search_words))
+        context = context_lines(selected.context)
+        prompt.update(
+            Content("\n").join(
+                [
+                    *(highlight(line, search_words, "dim") for line in context),
+                    highlight(selected.prompt, search_words),
+                ]
+            )
+        )
         columns = self.query_one("#group-columns", HorizontalScroll)
         shown = list(columns.query(Static))
         if len(shown) != len(group):
@@ -105,16 +146,16 @@ class GroupView(Vertical):
             column.styles.width = width
             column.set_class(row.position == selected.position, "-selected")
             column.border_title = Content(f"{row.group}·{row.index}")
-            column.update(_render_column(row, search_words))
+            column.update(_render_column(row, search_words, unfold))
             if row.position == selected.position:
                 columns.scroll_to_widget(column, animate=False)
 
 
-def _render_column(row: CompletionRow, search_words: Sequence[str]) -> Content:
+def _render_column(row: CompletionRow, search_words: Sequence[str], unfold: bool) -> Content:
     scored = row.scored
     advantage = "" if row.advantage is None else f" adv {format_signed(row.advantage, 2)}"
     scores = (
-        " ".join(f"{axis.name} {format_score(row.score(axis), axis)}" for axis in row.axes)
+        " ".join(f"{axis.name} {_score_text(row.score(axis))}" for axis in row.axes)
         if scored is not None and any(score is not None for score in scored.scores.values())
         else row.notes or "not judged yet"
     )
@@ -126,8 +167,14 @@ def _render_column(row: CompletionRow, search_words: Sequence[str]) -> Content:
             ),
             Content.assemble((scores, "dim")),
             Content(""),
-            highlight(row.text or "…", search_words),
+            *_render_text(row, search_words, unfold),
             Content(""),
             Content.assemble((one_line(reason), "dim")),
         ]
+    )
+
+
+def _score_text(score: float | None) -> str:
+    return (
+        UNKNOWN if score is None else f"{score:g}" if score == round(score, 1) else f"{score:.3g}"
     )

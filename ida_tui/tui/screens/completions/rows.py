@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
+from ida_tui.config.conversation import Context, context_lines
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
 from ida_tui.util.format import UNKNOWN
 from ida_tui.util.statistics import mean_of_known
+from ida_tui.util.thoughts import CompletionParts, split_thought
 
 SortOrder = Literal["group", "reward", "advantage"]
 
@@ -41,6 +43,16 @@ class CompletionRow:
     """The run, which names its axes and its reward."""
     agree: bool | None = None
     """Whether the user agreed with its scores; None if not checked."""
+
+    @property
+    def parts(self) -> CompletionParts:
+        """Its thought and its answer."""
+        return split_thought(self.text)
+
+    @property
+    def context(self) -> Context:
+        """The messages before the prompt; empty until the completion is finished."""
+        return self.finished.context if self.finished else ()
 
     @property
     def position(self) -> CompletionPosition:
@@ -77,6 +89,8 @@ class CompletionRow:
         notes = []
         if self.finished is None:
             notes.append("writing")
+        elif self.parts.unfinished:
+            notes.append("cut off in its thought")
         elif not self.finished.ended:
             notes.append("truncated")
         if self.scored is not None and self.scored.failure is not None:
@@ -175,6 +189,7 @@ def format_row(row: CompletionRow) -> str:
     """A completion with prompt and scores as plain text, for the clipboard or a file."""
     lines = [
         f"step {row.step}, group {row.group}, completion {row.index}",
+        *context_lines(row.context),
         f"prompt ({row.prompt_id}): {row.prompt}",
         "",
         row.text,
@@ -207,7 +222,8 @@ def verdict_lines(row: CompletionRow) -> list[str]:
     scored, finished = row.scored, row.finished
     if finished is not None:
         end = "EOS" if finished.ended else "truncated at the length limit"
-        out.append(f"{finished.tokens} tokens, {end}")
+        thought = f" ({finished.thought_tokens} of them thought)" if finished.thought_tokens else ""
+        out.append(f"{finished.tokens} tokens{thought}, {end}")
     if scored is None:
         return [*out, "not judged yet"]
     if scored.failure is not None and not any(s is not None for s in scored.scores.values()):

@@ -65,6 +65,7 @@ class CompletionsScreen(IdaScreen):
         self._search_words: list[str] = []
         self._loaded = _LoadedStep(0, [])
         self._side_by_side = False
+        self._thoughts_unfolded = False
         self._spot_checks = SpotChecks()
 
     def compose_body(self) -> ComposeResult:
@@ -178,14 +179,17 @@ class CompletionsScreen(IdaScreen):
         if self._side_by_side and selected is not None:
             self.run_worker(
                 self.query_one(GroupView).show_group(
-                    self._spot_checks.annotate(self._step_rows()), selected, self._search_words
+                    self._spot_checks.annotate(self._step_rows()),
+                    selected,
+                    self._search_words,
+                    unfold=self._thoughts_unfolded,
                 ),
                 exclusive=True,
                 group="group",
             )
         else:
             view = self.query_one(CompletionDetail)
-            view.show_row(selected, self._search_words)
+            view.show_row(selected, self._search_words, unfold=self._thoughts_unfolded)
             view.border_subtitle = self._spot_checks.summary()
 
     def move_cursor(self, direction: str) -> None:
@@ -273,6 +277,11 @@ class CompletionsScreen(IdaScreen):
         self._side_by_side = not self._side_by_side
         self._show()
         self._main_widget().focus()
+
+    def action_toggle_thoughts(self) -> None:
+        """Show the thoughts of the completions, or fold them again."""
+        self._thoughts_unfolded = not self._thoughts_unfolded
+        self._show_selected()
 
     def _main_widget(self) -> Widget:
         """The table, or the columns of the side-by-side view."""

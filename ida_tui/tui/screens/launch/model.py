@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ida_tui.config import listing
+from ida_tui.config.consent import ALL_USES, Use
 from ida_tui.config.profiles import ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config
@@ -103,13 +104,17 @@ class LaunchModel:
         """The failed checks that prevent the run from starting."""
         return [check for check in self.checks if check.severity == "error"]
 
-    def resolve_for_start(self) -> tuple[Config, str | None]:
+    def resolve_for_start(self, uses: tuple[Use, ...] = ALL_USES) -> tuple[Config, str | None]:
         """The configuration to run and the judge's API key.
+
+        Args:
+            uses: what it is used for.
 
         Raises:
             IdaError: the configuration is invalid or the key is missing.
+            ConsentRequired: the person has not agreed to one of the uses.
         """
-        config = self.selection.resolve_config(verify=True).config
+        config = self.selection.resolve_config(verify=True, uses=uses).config
         return config, load_api_key(config.judge, dotenv_dir=self._directory)
 
     def validate(self, key: str, text: str) -> UsageError | None:

@@ -184,7 +184,7 @@ class LaunchScreen(IdaScreen):
         try:
             config, key = self._model.resolve_for_start()
         except IdaError as error:
-            self.app.show_error(error)
+            self.app.show_error(error, self.action_start)
             return
         self.app.run_controller.start(config, key)
 
@@ -235,9 +235,9 @@ class LaunchScreen(IdaScreen):
         if self._model is None:
             return
         try:
-            config, key = self._model.resolve_for_start()
+            config, key = self._model.resolve_for_start(uses=("judge", "functions"))
         except IdaError as error:
-            self.app.show_error(error)
+            self.app.show_error(error, self.action_check_judge)
             return
         from ida_tui.tui.screens.launch.judge_check import RewardCheckDialog
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 
+from ida_tui.config.consent import Use
 from ida_tui.config.listing import value_rows
 from ida_tui.config.resolve import ResolvedExperiment, resolve
 from ida_tui.config.yaml_tree import Value
@@ -43,13 +44,16 @@ class ProfileSelection:
         """A copy with one edit undone."""
         return replace(self, edits={k: v for k, v in self.edits.items() if k != key})
 
-    def resolve_config(self, *, verify: bool = False) -> ResolvedExperiment:
+    def resolve_config(
+        self, *, verify: bool = False, uses: tuple[Use, ...] = ()
+    ) -> ResolvedExperiment:
         """Resolve the selection to a configuration.
 
         Raises:
             UsageError: a profile or a value is invalid.
+            ConsentRequired: the person has not agreed to one of these uses.
         """
-        return resolve(self.experiment, self.overrides, verify=verify)
+        return resolve(self.experiment, self.overrides, verify=verify, uses=uses, data="local")
 
     def validate(self, key: str, text: str) -> UsageError | None:
         """The error that this value would cause; None if it is valid."""

@@ -95,6 +95,10 @@ def step_metrics(state: RunState) -> list[tuple[str, str]]:
 def completion_metrics(step: ev.StepFinished) -> list[tuple[str, str]]:
     """Metrics of the completions that do not come from the judge, if they were computed."""
     pairs = []
+    if step.thought_tokens is not None:
+        pairs.append(("thoughts", f"{step.thought_tokens:.0f} tok"))
+    if step.unfinished_thoughts:
+        pairs.append(("cut off", f"{step.unfinished_thoughts} thoughts"))
     if step.harmless:
         pairs.append(("refused", format_percent(step.harmless_refused / step.harmless)))
     if step.unsafe:

@@ -59,7 +59,7 @@ class ScoresPane(Pane):
             newest = state.steps[-1]
         parts = [render_scores(state, state.steps[start], newest, width)]
         first = state.steps[start].step
-        rewards = state.steps.column("reward")[start:]
+        rewards = state.steps.column("reward").since(start)
         low, high = display_scale(rewards)
         parts.append(
             draw_plot(
@@ -81,7 +81,7 @@ def _draw_axes(state: RunState, start: int, width: int, height: int) -> Content:
         width: columns of the plot.
         height: rows of the plot.
     """
-    values = [state.steps.score_column(axis.name)[start:] for axis in state.axes]
+    values = [state.steps.score_column(axis.name).since(start) for axis in state.axes]
     scales = [display_scale(column, axis) for column, axis in zip(values, state.axes, strict=True)]
     low, high = scales[0]
     lines = []
@@ -111,9 +111,14 @@ def render_scores(
         figures.append((axis.name, *scores, digits, style.color))
     wide = width >= 70 and len(figures) <= 4
     parts: list[tuple[str, str] | str] = []
+    used = 0
     for name, baseline, recent, digits, color in figures:
         known = baseline is not None and recent is not None
         change = format_signed(recent - baseline, digits) if known else UNKNOWN  # type: ignore[operator]
+        used += len(name) + len(change) + 2
+        if not wide and parts and used > width:
+            parts += [("…", "dim"), ""]
+            break
         parts.append((f"{name} ", color))
         parts += [(format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
