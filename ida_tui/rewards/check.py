@@ -232,7 +232,11 @@ class RewardCheckReport:
 
     def _length_findings(self) -> list[Finding]:
         shorter: AnswerKind = "gold" if self.gold_column else "echo"
-        longer: AnswerKind = "padded" if self.gold_column else "rambling"
+        longer: AnswerKind = "rambling"
+        if self.gold_column:
+            # Filler on one side can break the form that the functions expect.
+            sides: tuple[AnswerKind, ...] = ("padded", "delayed")
+            longer = max(sides, key=lambda kind: self.mean_reward(kind) or 0.0)
         pair = self._paired(shorter, longer)
         if pair is None:
             return []
@@ -261,7 +265,8 @@ class RewardCheckReport:
 
     def _injection_findings(self) -> list[Finding]:
         injected = self.mean_reward("injected")
-        bad = [kind for kind in self.kinds if kind not in ("gold", "padded", "injected")]
+        right: tuple[AnswerKind, ...] = ("gold", "padded", "delayed")
+        bad = [kind for kind in self.kinds if kind != "injected" and kind not in right]
         known = [base for base in map(self.mean_reward, bad) if base is not None]
         if injected is None or not known:
             return []

@@ -18,10 +18,13 @@ from ida_tui.config.schema import Prompt
 from ida_tui.errors import UsageError
 from ida_tui.util.text import quoted
 
-AnswerKind = Literal["gold", "padded", "wrong", "empty", "echo", "rambling", "injected"]
+AnswerKind = Literal[
+    "gold", "padded", "delayed", "wrong", "empty", "echo", "rambling", "injected"
+]  # fmt: skip
 ANSWER_KINDS: Mapping[AnswerKind, str] = {
     "gold": "the answer of the data",
-    "padded": "the same, padded to three times its length",
+    "padded": "the same, followed by twice as much filler",
+    "delayed": "the same, after twice as much filler",
     "wrong": "the answer to another prompt",
     "empty": "no text at all",
     "echo": "the prompt, repeated",
@@ -70,8 +73,8 @@ def known_answers(
 ) -> tuple[list[list[KnownAnswer]], str | None]:
     """The answers to some prompts of the data, and the column of the right ones; None if there is none.
 
-    Every prompt gets the same kinds of answers. Without a right answer, `gold`, `padded` and `wrong` are left
-    out; prompts without one are not drawn if others have one.
+    Every prompt gets the same kinds of answers. Without a right answer, `gold`, `padded`, `delayed` and
+    `wrong` are left out; prompts without one are not drawn if others have one.
 
     Args:
         prompts: the training prompts.
@@ -106,7 +109,8 @@ def known_answers(
         }
         if gold := golds.get(n):
             texts["gold"] = gold
-            texts["padded"] = f"{gold} {_filler(max(MIN_PADDING, 2 * len(gold)))}"
+            filler = _filler(max(MIN_PADDING, 2 * len(gold)))
+            texts["padded"], texts["delayed"] = f"{gold} {filler}", f"{filler}\n{gold}"
             if all(wrong.values()):
                 texts["wrong"] = wrong[n]
         groups.append(

@@ -48,7 +48,7 @@ def test_a_good_reward_ends_with_0_and_names_its_file_first(ida_tui_here: Any) -
     ]
     assert "imported" not in result.out
     assert "imported" in result.err
-    assert "✓ all 14 answers have a reward" in lines
+    assert "✓ all 16 answers have a reward" in lines
     assert lines[-1] == "GRPO would learn to give answers such as those in the column answer."
 
 
@@ -65,7 +65,7 @@ def test_json_has_the_figures_and_nothing_else_on_stdout(ida_tui_here: Any) -> N
 
     values = json.loads(result.out)
     assert values["trusted"] is True
-    assert [kind["kind"] for kind in values["kinds"]][:3] == ["gold", "padded", "wrong"]
+    assert [kind["kind"] for kind in values["kinds"]][:3] == ["gold", "padded", "delayed"]
     assert "accuracy computed by rewards.py:accuracy" in result.err
 
 

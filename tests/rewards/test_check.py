@@ -87,6 +87,14 @@ def test_a_function_that_pays_for_length_is_called_out(check: Any) -> None:
     assert report.lesson().startswith("GRPO would learn to write longer answers, not better ones")
 
 
+def test_length_is_called_out_where_filler_after_the_answer_breaks_its_form(check: Any) -> None:
+    report = check(
+        "def f(completion, answer): return completion.endswith(answer) + len(completion) / 1000"
+    )
+    assert report.mean_reward("padded") < report.mean_reward("gold")
+    assert "pays for length (by f)" in errors(report)["length"]
+
+
 def test_paying_for_length_is_called_out_without_right_answers_too(check: Any) -> None:
     report = check(
         "def f(completion): return len(completion)", prompts=prompts_of("x", column="topic")
@@ -129,14 +137,14 @@ def test_a_constant_reward_of_trl_s_form_names_the_likely_reason(check: Any) -> 
 def test_failures_name_the_answers_and_the_place(check: Any) -> None:
     report = check("def f(completion, answer):\n    return float(answer in completion.split()[0])")
     assert errors(report)["failures"] == (
-        "f: 3 of 21 answers failed (empty): IndexError: list index out of range (rewards.py:2)"
+        "f: 3 of 24 answers failed (empty): IndexError: list index out of range (rewards.py:2)"
     )
 
 
 def test_a_group_function_gets_the_answers_to_one_prompt(check: Any) -> None:
     code = """
         def f(prompt, completions, answer):
-            assert len(completions) == 7 and len(set(answer)) == 1
+            assert len(completions) == 8 and len(set(answer)) == 1
             return [c.startswith(answer[0]) for c in completions]
     """
     assert check(code).trusted
@@ -163,7 +171,7 @@ def test_the_judge_s_scores_and_failures_count(check: Any) -> None:
     assert report.mean_reward("gold") == 1.0
     assert report.mean_reward("echo") is None
     assert (
-        errors(report)["failures"] == "judge: 3 of 21 answers failed (echo): it answered in prose"
+        errors(report)["failures"] == "judge: 3 of 24 answers failed (echo): it answered in prose"
     )
 
 
@@ -183,7 +191,7 @@ def test_the_report_is_json_with_every_answer(check: Any) -> None:
     json_text(values)
     assert values["trusted"] is False
     answers: Any = values["answers"]
-    assert len(answers) == 21
+    assert len(answers) == 24
     assert {answer["kind"] for answer in answers if answer["reward"] is None} == {"empty"}
 
 
