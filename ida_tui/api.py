@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ida_tui.config import consent
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, JudgeKey
@@ -56,6 +57,7 @@ Override = str | Mapping[str, object]
 def run(
     profile: str | os.PathLike[str],
     *overrides: Override,
+    rewards: str | os.PathLike[str] | Callable[..., object] | None = None,
     key: JudgeKey = None,
     on_event: Callable[[ev.Record], object] | None = None,
     resume: bool = False,
@@ -67,6 +69,9 @@ def run(
             its run directory, its id, or an experiment (its newest run).
         overrides: `"key=value"` strings or mappings; later ones win. In a mapping, `model`, `judge`,
             `rubric` and `prompts` name profiles, and everything else is a value.
+        rewards: reward functions instead of the profile's rubric: a Python file (each function is an axis),
+            some of its functions as `"FILE.py:NAME,NAME"`, or a function that a file other than the running
+            script defines.
         key: the judge's API key; None reads it from the environment or `.env`, as the command does. For a
             panel, a tuple with the key of each judge, or None.
         on_event: called with every record, on the calling thread. If it raises, the run first stops and saves
@@ -81,6 +86,8 @@ def run(
         KeyboardInterrupt: Ctrl-C; the run first stopped and saved a checkpoint.
     """
     changes = [text for override in overrides for text in _override_strings(override)]
+    if rewards is not None:
+        changes.append(f"rubric={_reward_reference(rewards)}")
     resume_point: ResumePoint | None = None
     if resume:
         resume_point = find_resume_point(find_run(os.fspath(profile), OUTPUTS_FOLDER))
@@ -161,7 +168,7 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
     """
     original = resolve(str(directory.config), [], verify=False).config
     config = resolve(
-        str(directory.config), overrides, uses=("judge", "code"), data="download"
+        str(directory.config), overrides, uses=consent.RESUME_USES, data="download"
     ).config
     for key in FIXED_ON_RESUME:
         if _get_value(original, key) != _get_value(config, key):
@@ -189,6 +196,27 @@ def _stop_session(session: Session) -> None:
     while not session.finished:
         session.drain()
         session.join(0.05)
+
+
+def _reward_reference(rewards: str | os.PathLike[str] | Callable[..., object]) -> str:
+    """Reward functions as the value of `rubric`.
+
+    Raises:
+        UsageError: a function is not defined at the top level of an imported file.
+    """
+    if not callable(rewards):
+        return os.fspath(rewards)
+    name = getattr(rewards, "__qualname__", "")
+    module = sys.modules.get(getattr(rewards, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if not name.isidentifier() or file is None or module is sys.modules["__main__"]:
+        # A run and its resumption import the file again, which would start the script again.
+        raise UsageError(
+            f"the reward function {name or type(rewards).__name__} is not in a file of its own",
+            "move it to a file, such as rewards.py, and import it from there",
+            where="run(): rewards",
+        )
+    return f"{file}:{name}"
 
 
 def _override_strings(override: Override) -> list[str]:

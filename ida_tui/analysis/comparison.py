@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ida_tui.config.axes import Axis
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
-from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences
+from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences, scored_by
 from ida_tui.judge.api_key import host_of
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.run import Run
@@ -85,8 +85,10 @@ def run_title(run: Run) -> str:
 
 
 def judge_label(run: Run) -> str:
-    """Name of the judge, with its host if known."""
+    """Name of the judge, with its host if known; `reward functions` if nothing was judged."""
     name = run.state.run.judge if run.state.run else ""
+    if run.state.run is not None and not name:
+        return scored_by(name, run.state.axes) or "unknown"
     if run.config_error or run.config.judge.kind != "openai":
         return name or "unknown"
     judge = run.config.judge

@@ -131,8 +131,8 @@ def _axis_cell(axis: Axis) -> FormatCell:
 
 
 def format_judge_cost(run: Run) -> str:
-    """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic."""
-    if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
+    """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic and without a judge."""
+    if run.state.run is not None and run.state.run.judge in (ev.OFFLINE_JUDGE, ""):
         return "none"
     return format_cost(run.judge_cost.cost, UNKNOWN)
 

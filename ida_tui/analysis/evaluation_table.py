@@ -106,12 +106,14 @@ def provenance_lines(evaluation: Evaluation) -> Iterator[str]:
         f"{evaluation.samples} answers per model and prompt ({evaluation.prompts}), seed"
         f" {evaluation.seed};"
     )
+    scorer = evaluation.judge or "reward functions"
     if evaluation.harmless or evaluation.unsafe:
-        yield f"scored by {evaluation.judge}, refusals classified by {evaluation.classifier}."
+        yield f"scored by {scorer}, refusals classified by {evaluation.classifier}."
     else:
-        yield f"scored by {evaluation.judge}."
+        yield f"scored by {scorer}."
     if evaluation.unscored:
-        yield f"! {evaluation.unscored} of {total} verdicts failed; the scores exclude these answers."
+        what = "verdicts failed" if evaluation.judge else "answers have no reward"
+        yield f"! {evaluation.unscored} of {total} {what}; the scores exclude these answers."
     if evaluation.cost:
         yield f"The judge cost {format_cost(evaluation.cost)}."
     elif evaluation.cost is None:

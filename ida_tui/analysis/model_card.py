@@ -21,7 +21,7 @@ from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
-from ida_tui.events.scoring import change_sentences
+from ida_tui.events.scoring import change_sentences, scored_by
 from ida_tui.events.types import OFFLINE_JUDGE, EvaluationFinished
 from ida_tui.judge.calibration import labeled
 from ida_tui.rewards.formulas import reward_text
@@ -361,7 +361,7 @@ def _base_name(config: Config) -> str:
 def _judge_name(inputs: CardInputs) -> str:
     run = inputs.trained.state.run
     if run is not None:
-        return run.judge
+        return scored_by(run.judge, run.axes)
     return OFFLINE_JUDGE if inputs.config.judge.kind == "offline" else inputs.config.judge.model
 
 

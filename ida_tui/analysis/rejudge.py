@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ida_tui.config.axes import Scores
 from ida_tui.config.schema import JudgeConfig, PromptKind, RubricConfig
 from ida_tui.events.state import Completion
 from ida_tui.judge.backends.openai.prompt import system_message
@@ -15,6 +16,8 @@ from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
+from ida_tui.rewards.formulas import Formula
+from ida_tui.rewards.rows import ComputedScores
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.completions import read_completions
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, spearman
@@ -216,7 +219,7 @@ def rejudge(
         requested=len(requests),
         received=len(received),
         scored=len(pairs),
-        agreements=tuple(_agreements(pairs, same_formula=same_formula)),
+        agreements=tuple(_agreements(pairs, service.formula if same_formula else None)),
         stats=BatchStats.from_verdicts(received, time.monotonic() - started, slots=service.slots),
         interrupted=interrupted,
         unavailable=unavailable,
@@ -224,8 +227,9 @@ def rejudge(
 
 
 def _agreements(
-    pairs: Sequence[tuple[Completion, Verdict]], *, same_formula: bool
+    pairs: Sequence[tuple[Completion, Verdict]], formula: Formula | None
 ) -> Iterator[JudgeAgreement]:
+    """The agreement on each judged axis and, with a formula, on the reward."""
     for axis in dict.fromkeys(axis for _, verdict in pairs for axis in verdict.scores):
         scores = [
             (old, new)
@@ -239,12 +243,19 @@ def _agreements(
     rewards = [
         (old, new)
         for completion, verdict in pairs
-        if completion.scored is not None
+        if formula is not None
+        and completion.scored is not None
         and (old := completion.scored.reward) is not None
-        and (new := verdict.reward) is not None
+        and (new := _reward(verdict, completion.scored.scores, formula)) is not None
     ]
-    if same_formula and rewards:
+    if rewards:
         yield measure_agreement("", *zip(*rewards, strict=True))
+
+
+def _reward(verdict: Verdict, recorded: Scores, formula: Formula) -> float | None:
+    """The reward of a verdict; axes that the judge does not score keep their recorded scores."""
+    computed = {axis: score for axis, score in recorded.items() if axis not in verdict.scores}
+    return verdict.with_computed(ComputedScores(computed, {}), formula).reward
 
 
 def measure_agreement(

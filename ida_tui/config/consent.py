@@ -1,10 +1,10 @@
-"""Consent to what a profile of somebody else asks for: send a key, run a model's code, write elsewhere.
+"""Consent to what a profile of somebody else asks for: send a key, run code, write elsewhere.
 
 The person's own words are those on the command line, in a shipped profile and in a profile in the user's
 folder. Any other file, such as the `config.yaml` of a run directory, may come from a stranger: its judge
-gets no key, its model runs no code and its runs are not written outside of the working directory, unless
-the person agrees. An agreement is kept in `consent.json` in the user's configuration; a run that starts
-keeps what it was started with, so that it can be resumed.
+gets no key, its model and its reward functions run no code and its runs are not written outside of the
+working directory, unless the person agrees. An agreement is kept in `consent.json` in the user's
+configuration; a run that starts keeps what it was started with, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -31,11 +32,11 @@ from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.util.paths import display_path, expand_home
 
-Use = Literal["judge", "code", "output", "data"]
-"""What a command does with a profile: send the judge its key, load the model, create a run directory, send
-the judge the rows of a data file; whoever may call the judge may do that."""
-ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
-RESUME_USES: tuple[Use, ...] = ("judge", "code")
+Use = Literal["judge", "code", "functions", "output", "data"]
+"""What a command does with a profile: send the judge its key, load the model, call the reward functions,
+create a run directory, send the judge the rows of a data file; whoever may call the judge may do that."""
+ALL_USES: tuple[Use, ...] = ("judge", "code", "functions", "output")
+RESUME_USES: tuple[Use, ...] = ("judge", "code", "functions")
 """Uses of the profile of an existing run, which writes only into its own directory."""
 CONSENT_KEYS = (
     "judge.base_url",
@@ -49,6 +50,7 @@ CONSENT_KEYS = (
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
 _MAX_FILE_BYTES = 1_000_000
+_FUNCTION_KEY = re.compile(r"rubric\.axes\.\w+\.(function|options\.\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class Consent:
 
     use: Use
     subject: tuple[str, ...]
-    """Endpoint and environment variable of a key; source of a model's code; output folder; endpoint and data
-    file."""
+    """Endpoint and environment variable of a key; source of a model's code; function; output folder;
+    endpoint and data file."""
 
     def description(self) -> str:
         """What would happen, as the end of a sentence that starts with the profile."""
@@ -67,6 +69,8 @@ class Consent:
             return f"sends the environment variable {variable} to {endpoint}"
         if self.use == "code":
             return f"runs the Python code of the model in {self.subject[0]}"
+        if self.use == "functions":
+            return f"runs the Python function {self.subject[0]}"
         if self.use == "data":
             endpoint, file = self.subject
             return f"sends the rows of {file} to {endpoint}"
@@ -127,8 +131,8 @@ def consents_of_run(
         directory: the run directory; None for a run that has none yet.
         uses: the uses for which `require_consent` has passed.
     """
-    sources = [*_code_sources(config, directory), *(s for _, s in _function_sources(config))]
-    consents = {Consent("code", (source,)) for source in sources}
+    consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
+    consents |= {Consent("functions", (source,)) for _, source in _function_sources(config)}
     for judge in config.judge.members:
         key = _sent_key(judge)
         if key is not None and not _is_known_pair(key):
@@ -228,13 +232,15 @@ def _asked(
                     [f"{trust}=true"],
                     foreign[0] if foreign else trust,
                 )
-    # A profile that the person names is theirs to run; the profile that a run has left behind is not.
-    if file.name == "config.yaml" and not is_own(Origin(file)):
-        for axis, source in _function_sources(config):
-            key_of_axis = f"rubric.axes.{axis}.function"
-            if origins.get(key_of_axis) != COMMAND_LINE_ORIGIN:
-                words = [f"{key_of_axis}={config.rubric.axes[axis].function}"]
-                yield Consent("code", (source,)), words, key_of_axis
+    # A profile that the person names is theirs to run; one that a run or a sweep has left behind is not.
+    if _is_left_behind(file) and not is_own(Origin(file)):
+        for name, source in _function_sources(config):
+            axis, key_of_axis = config.rubric.axes[name], f"rubric.axes.{name}"
+            words = [f"{key_of_axis}.function={axis.function}"]
+            words += [f"{key_of_axis}.options.{k}={json.dumps(v)}" for k, v in axis.options.items()]
+            typed = [origins.get(word.partition("=")[0]) == COMMAND_LINE_ORIGIN for word in words]
+            if not all(typed):
+                yield Consent("functions", (source,)), words, f"{key_of_axis}.function"
     for consent, key_of_file in _sent_files(config):
         if _foreign_keys(origins, (key_of_file,)):
             folder = origins[key_of_file].file
@@ -245,6 +251,12 @@ def _asked(
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
+
+
+def _is_left_behind(file: Path) -> bool:
+    """Whether a run or a sweep has written this profile."""
+    in_sweep = file.parent.name == "configs" and file.stem.isdecimal()
+    return file.name == "config.yaml" or in_sweep
 
 
 def _foreign_keys(origins: Mapping[str, Origin], keys: Iterable[str]) -> list[str]:
@@ -335,6 +347,11 @@ def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
     for name, axis in config.rubric.computed_axes.items():
         options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
         yield name, f"{axis.function}{options}"
+
+
+def is_consent_key(key: str) -> bool:
+    """Whether a person can type this key to agree to something."""
+    return key in CONSENT_KEYS or _FUNCTION_KEY.fullmatch(key) is not None
 
 
 def _is_used(consent: Consent, uses: Collection[Use]) -> bool:

@@ -123,6 +123,12 @@ class _Loaded:
         return _Loaded, ()
 
 
+def shared_columns(prompts: Sequence[Prompt]) -> list[str]:
+    """Names of the further columns that all of these prompts have, in order."""
+    shared = set.intersection(*(set(prompt.columns) for prompt in prompts)) if prompts else set()
+    return [name for name in (prompts[0].columns if prompts else ()) if name in shared]
+
+
 class PromptSet(Section):
     """The training and held-out prompts of an experiment: a list, or the rows of a source."""
 
@@ -253,9 +259,7 @@ class PromptSet(Section):
         """Names of the further columns that all training prompts have, in order."""
         if self.source is not None:
             return list(self._read().columns)
-        rows = self.train()
-        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
-        return [name for name in (rows[0].columns if rows else ()) if name in shared]
+        return shared_columns(self.train())
 
     def held_out(self) -> Sequence[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""

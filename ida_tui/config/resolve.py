@@ -25,7 +25,7 @@ from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.panel import with_panel, without_stale_member_facts
 from ida_tui.config.profiles import SECTIONS, ProfileKind
-from ida_tui.config.reward_files import rubric_of_file
+from ida_tui.config.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
@@ -150,6 +150,9 @@ def resolve(
         config, findings = _load_source(config, origins, data)
     if verify:
         findings = sorted([*check_config(config), *findings], key=lambda found: found.severity)
+        if "functions" not in uses:
+            # The functions are not called: their files may be gone.
+            findings = [found for found in findings if not is_function_key(found.about)]
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         error = errors[0]
@@ -276,8 +279,7 @@ def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Co
         place, colon, function = axis.function.rpartition(".py:")
         origin = origins.get(f"rubric.axes.{name}.function")
         if colon:
-            folder = origin.file.parent if origin is not None and origin.file else Path()
-            path = (folder / expand_home(f"{place}.py")).absolute()
+            path = locate_file(f"{place}.py", origin.file if origin is not None else None)
             axis = axis.model_copy(update={"function": f"{path}:{function}"})
         axes[name] = axis
     rubric = config.rubric.model_copy(update={"axes": axes})
@@ -342,7 +344,7 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         entries = {"name": Node(_data_name(name), origin), "source": Node(name, origin)}
         return Node(entries, origin)
     if kind == "rubrics" and (name.endswith(".py") or ".py:" in name):
-        return parse_yaml(json.dumps(rubric_of_file(name)), origin)
+        return parse_yaml(json.dumps(rubric_of_file(name, origin.file)), origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
     if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ida_tui.config.axes import MAX_AXES
+from ida_tui.config.rubric import RubricConfig
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import one_line, quoted
 
+BUILT_IN_PARAMETERS = (
+    "prompts", "prompt", "completions", "completion", "completion_ids", "trainer_state", "log_extra",
+    "log_metric", "prompt_id",
+)  # fmt: skip
+"""Parameters that every function can have; all others are columns of the data."""
+COMPLETION_PARAMETERS = frozenset(("completion", "completions", "completion_ids"))
+"""A function that takes one of these computes scores."""
 MAX_FILE_BYTES = 2_000_000
+MAX_FILES = 50
+"""Largest number of files whose contents count as those of a reward."""
 REFERENCE_HINT = "write FILE.py:NAME, PACKAGE.MODULE:NAME, or the name of an installed entry point"
 
 
@@ -28,6 +39,11 @@ class FunctionReference:
     """Name of the function, or of the entry point."""
     file: Path | None = None
     module: str = ""
+
+
+def is_function_key(key: str) -> bool:
+    """Whether a dotted key of an experiment names a reward function."""
+    return key.startswith("rubric.axes.") and key.endswith(".function")
 
 
 def parse_reference(text: str) -> FunctionReference:
@@ -50,8 +66,26 @@ def parse_reference(text: str) -> FunctionReference:
     return FunctionReference("module", name, module=place)
 
 
+def display_reference(reference: str) -> str:
+    """A reference as printed: its path relative to the working directory if that is shorter."""
+    place, colon, function = reference.rpartition(":")
+    shown = display_path(Path(place)) if place.endswith(".py") else place
+    return one_line(f"{shown}{colon}{function}")
+
+
+def named_functions(rubric: RubricConfig) -> list[tuple[str, list[str]]]:
+    """The functions of a rubric as printed, each with the names of the axes that it computes."""
+    axes: dict[str, list[str]] = {}
+    for name, axis in rubric.computed_axes.items():
+        label = display_reference(axis.function)
+        if axis.options:
+            label += " with " + one_line(json.dumps(axis.options, ensure_ascii=False))
+        axes.setdefault(label, []).append(name)
+    return list(axes.items())
+
+
 def function_names(file: Path) -> list[str]:
-    """The reward functions that a Python file defines, in order: those that take completion or completions.
+    """The reward functions that a Python file defines, in order: those that take `COMPLETION_PARAMETERS`.
 
     Raises:
         UsageError: the file cannot be read, or is not valid Python.
@@ -76,17 +110,49 @@ def defined_names(file: Path) -> list[str]:
     return names
 
 
-def rubric_of_file(text: str) -> dict[str, object]:
+def required_parameters(file: Path, name: str) -> list[str]:
+    """The parameters without a default of a function; empty if it is decorated or not a plain function.
+
+    Raises:
+        UsageError: the file cannot be read, or is not valid Python.
+    """
+    for node in _functions(file):
+        if node.name == name and not node.decorator_list:
+            arguments = [*node.args.posonlyargs, *node.args.args]
+            required = arguments[: len(arguments) - len(node.args.defaults)]
+            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return [a.arg for a in (*required, *(a for a, default in keywords if default is None))]
+    return []
+
+
+def locate_file(path: str, naming_file: Path | None) -> Path:
+    """A reward file: relative to the folder of the file that names it, then to the working directory.
+
+    Args:
+        path: the path as written.
+        naming_file: the profile that names it; None for the command line.
+    """
+    file = expand_home(path)
+    if naming_file is not None and is_file(beside := naming_file.parent / file):
+        file = beside
+    return file.absolute()
+
+
+def rubric_of_file(text: str, naming_file: Path | None = None) -> dict[str, object]:
     """The rubric for `rewards.py` or `rewards.py:accuracy,brevity`: one computed axis per function.
+
+    Args:
+        text: the file and, after a colon, some of its functions.
+        naming_file: as in `locate_file`.
 
     Raises:
         UsageError: the file cannot be read, or has no such function.
     """
     place, _, wanted = text.partition(".py:")
     path = f"{place}.py" if wanted else text
-    file = expand_home(path)
+    file = locate_file(path, naming_file)
     names = function_names(file)
-    if not names:
+    if not names and not wanted:
         raise UsageError(
             f"{display_path(file)} defines no reward function",
             "define f(prompt, completion, **columns), or as TRL does: "
@@ -94,7 +160,7 @@ def rubric_of_file(text: str) -> dict[str, object]:
         )
     chosen = [name.strip() for name in wanted.split(",")] if wanted else names
     for name in chosen:
-        if name not in names:
+        if name not in names and name not in defined_names(file):
             raise UsageError(
                 f"{display_path(file)} has no reward function {quoted(name)}",
                 f"its reward functions: {', '.join(names)}",
@@ -105,7 +171,7 @@ def rubric_of_file(text: str) -> dict[str, object]:
             f" {MAX_AXES} axes",
             f"name those to use: rubric={one_line(path)}:{','.join(chosen[:2])}",
         )
-    axes = {_axis_name(name): {"function": f"{file.absolute()}:{name}"} for name in chosen}
+    axes = {_axis_name(name): {"function": f"{file}:{name}"} for name in chosen}
     return {"name": file.stem, "axes": axes}
 
 
@@ -152,11 +218,40 @@ def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             "_"
         ):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            if {argument.arg for argument in arguments} & {"completion", "completions"}:
+            if {argument.arg for argument in arguments} & COMPLETION_PARAMETERS:
                 yield node
 
 
-def reference_files(references: Sequence[str]) -> list[Path]:
-    """The Python files that references name, without repetition."""
-    files = (parse_reference(reference).file for reference in references)
-    return list(dict.fromkeys(file for file in files if file is not None))
+def reward_files(rubric: RubricConfig) -> list[Path]:
+    """The Python files of a rubric's functions, each followed by the files beside it that it imports."""
+    found: dict[Path, None] = {}
+    for axis in rubric.computed_axes.values():
+        file = parse_reference(axis.function).file
+        if file is not None:
+            _add_with_imports(file, found)
+    return list(found)
+
+
+def file_digests(rubric: RubricConfig) -> dict[str, str]:
+    """The digest of each file of a rubric's functions, by its path."""
+    return {str(file): file_digest(file) for file in reward_files(rubric)}
+
+
+def _add_with_imports(file: Path, found: dict[Path, None]) -> None:
+    if file in found or len(found) >= MAX_FILES:
+        return
+    found[file] = None
+    try:
+        nodes = list(ast.walk(_parse(file)))
+    except UsageError:
+        return
+    for node in nodes:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            beside = file.parent / f"{name.partition('.')[0]}.py"
+            if is_file(beside):
+                _add_with_imports(beside, found)

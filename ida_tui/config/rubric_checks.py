@@ -5,11 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import RESERVED_NAMES, Axis, formula_names
-from ida_tui.config.reward_files import defined_names, parse_reference
+from ida_tui.config.axes import IDA_AXIS_NAMES, RESERVED_NAMES, Axis, formula_names
+from ida_tui.config.reward_files import (
+    BUILT_IN_PARAMETERS,
+    defined_names,
+    display_reference,
+    parse_reference,
+    required_parameters,
+)
 from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
@@ -58,15 +64,23 @@ def check_rubric(config: Config) -> Iterator[Finding]:
                 f"only a computed axis has {extra}; a judged one is scored from 0 to 10",
                 f"remove {extra}",
             )
+    columns = config.prompts.column_names() if rubric.computed_axes else []
     for name, axis in rubric.computed_axes.items():
-        yield from _check_function(f"rubric.axes.{name}.function", axis.function)
+        key = f"rubric.axes.{name}.function"
+        yield from _check_function(key, axis.function, {*axis.options, *columns})
     if rubric.judged_axes:
         yield from _check_judged(config)
     yield from _check_formula(rubric)
 
 
-def _check_function(key: str, reference: str) -> Iterator[Finding]:
-    """Whether a function exists, as far as it can be told without running its code."""
+def _check_function(key: str, reference: str, known: Collection[str]) -> Iterator[Finding]:
+    """Whether a function exists and finds its columns, as far as it can be told without running its code.
+
+    Args:
+        key: the key that names the function.
+        reference: the function.
+        known: the names of its options and of the columns of the data.
+    """
     try:
         parsed = parse_reference(reference)
         if parsed.kind == "entry point":
@@ -74,13 +88,22 @@ def _check_function(key: str, reference: str) -> Iterator[Finding]:
         elif parsed.file is not None and not parsed.file.is_file():
             raise UsageError(
                 f"there is no file {display_path(parsed.file)}",
-                "check the path; it is relative to the file that names it",
+                "check the path; it is relative to the file that names it, or the working directory",
             )
         elif parsed.file is not None and parsed.name not in (names := defined_names(parsed.file)):
             raise UsageError(
                 f"{display_path(parsed.file)} has no function {quoted(parsed.name)}",
                 f"it defines: {', '.join(names) or 'nothing'}",
             )
+        elif parsed.file is not None:
+            for name in required_parameters(parsed.file, parsed.name):
+                if name not in known and name not in BUILT_IN_PARAMETERS:
+                    columns = ", ".join(sorted(known)) or "none"
+                    raise UsageError(
+                        f"{display_reference(reference)} needs the column {quoted(name)}, which the prompts"
+                        " do not have",
+                        f"add it to the data, or give it a default; columns: {columns}",
+                    )
     except UsageError as error:
         yield error_finding(key, error.title, error.hint)
 
@@ -94,7 +117,7 @@ def _check_judged(config: Config) -> Iterator[Finding]:
             "write rubric.task: a few sentences on what a good answer is",
         )
     offline = any(member.kind in ("offline", "none") for member in config.judge.members)
-    if offline and not rubric.is_ida:
+    if offline and rubric.judged_axes.keys() != set(IDA_AXIS_NAMES):
         names = ", ".join(rubric.judged_axes)
         yield error_finding(
             "judge",

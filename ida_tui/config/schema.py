@@ -283,6 +283,11 @@ class Config(Section):
         """Maximum length of an answer in an evaluation, in tokens."""
         return self.evaluation.max_completion_length or self.training.max_completion_length
 
+    @property
+    def scores_evaluation(self) -> bool:
+        """Whether the answers to held-out prompts are scored; without a judge, that costs nothing."""
+        return self.evaluation.judged or not self.rubric.judged_axes
+
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.
 

@@ -13,6 +13,7 @@ from ida_tui.config.axes import format_score
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import counted_conclusion
+from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.util.format import (
@@ -38,7 +39,8 @@ PHASE_LABELS: dict[ev.Phase, str] = {
 
 def config_loaded_line(config: Config) -> str:
     """The first line that a run prints."""
-    return f"✓ Config loaded ({config.name}: model {config.model.name}, judge {config.judge.name})"
+    judge = f", judge {config.judge.name}" if config.rubric.judged_axes else ""
+    return f"✓ Config loaded ({config.name}: model {config.model.name}{judge})"
 
 
 def event_lines(state: RunState, event: ev.Event) -> list[str]:
@@ -49,7 +51,8 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.Noticed():
             return [f"{'!' if event.level == 'warning' else '✓'} {event.text}"]
         case ev.JudgeBatchFinished():
-            return [*_generation_lines(state), _judge_batch_line(event)]
+            judged = state.run is None or state.run.judge
+            return [*_generation_lines(state), *([_judge_batch_line(event)] if judged else [])]
         case ev.StepFinished():
             return [_step_line(event, state), *_thought_lines(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
@@ -70,7 +73,8 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.JudgeProbed() if event.drift is not None:
             return [f"   judge drift since the first check: {event.drift:.1f} points per axis"]
         case ev.RunResumed():
-            judge = f", scored by: {event.judge}" if event.judge else ""
+            changed = event.judge is not None
+            judge = f", scored by: {scored_by(event.judge or '', state.axes)}" if changed else ""
             return [f"✓ Resumed from step {event.from_step}{judge}"]
         case ev.RunEnded():
             return summary_lines(state, event)
@@ -96,6 +100,8 @@ def progress_line(state: RunState, now: datetime) -> str:
     if state.phase == "judge" and wait_s:
         return f"{step} · rate-limited by the judge, waiting {wait_s:.0f} s"
     progress = state.judge_progress
+    if state.phase == "judge" and state.run is not None and not state.run.judge:
+        return f"{step} · waiting for the reward functions"
     if state.phase == "judge" and progress is not None:
         return f"{step} · {PHASE_LABELS['judge']}: {progress.answered}/{progress.asked} verdicts"
     in_step = state.phase not in ("load", "evaluate", "save")
@@ -232,7 +238,7 @@ def _run_started_lines(run: ev.RunStarted) -> list[str]:
         f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
         f"{run.generations} gens per prompt)",
         f"   {run.steps} steps of {run.completions_per_step} completions{_process_count_text(run)},"
-        f" scored by: {run.judge}",
+        f" scored by: {scored_by(run.judge, run.axes)}",
     ]
 
 
@@ -337,7 +343,7 @@ def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> lis
             )
             lines.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
     if evaluation.unscored:
-        lines.append(f"    failed verdicts              {evaluation.unscored} answers")
+        lines.append(f"    without a reward             {evaluation.unscored} answers")
     return lines
 
 

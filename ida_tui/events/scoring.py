@@ -6,9 +6,11 @@ of two periods are not comparable, so no figure combines them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+
+from ida_tui.config.axes import Axis
 
 PART_NAMES: Mapping[str, str] = {
     "judge": "the judge",
@@ -44,6 +46,17 @@ class ScoringPeriod:
         if self.parts and other.parts:
             return self.parts == other.parts
         return self.judge == other.judge
+
+
+def scored_by(judge: str, axes: Iterable[Axis]) -> str:
+    """Who scores the completions of a run: its judge, its reward functions, or both.
+
+    Args:
+        judge: the judge's label; empty without a judge.
+        axes: the axes of the run.
+    """
+    functions = "reward functions" if any(axis.kind == "computed" for axis in axes) else ""
+    return " and ".join(name for name in (judge, functions) if name)
 
 
 def continue_scoring(

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import FunctionsUnavailable, JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 
@@ -308,11 +308,16 @@ class VerdictCoverage:
         self._max_unscored = max_unscored
         self._empty_steps = 0
 
-    def check(self, verdicts: Sequence[Verdict]) -> None:
+    def check(self, verdicts: Sequence[Verdict], *, failed_functions: int = 0) -> None:
         """Check the verdicts of one step.
+
+        Args:
+            verdicts: the verdicts, with computed scores.
+            failed_functions: number of them without a score that a function computes.
 
         Raises:
             JudgeUnavailable: too many verdicts failed, or all failed for the third step in a row.
+            FunctionsUnavailable: the same, mostly because reward functions failed.
         """
         failures = [v.failure for v in verdicts if v.failure is not None]
         failed, total = len(failures), len(verdicts)
@@ -321,16 +326,15 @@ class VerdictCoverage:
             return
         self._empty_steps = 0
         most_common, _ = Counter(failures).most_common(1)[0]
-        if verdicts[0].judge:
-            what = "verdicts failed"
-            fix = "test the judge with ida-tui judge check, or raise judge.max_unscored"
-        else:
-            what = "completions have no reward"
-            fix = "correct the reward function; try it with ida-tui reward check"
+        limit = f"(limit {self._max_unscored:.0%}); most common failure: {most_common}"
+        if 2 * failed_functions >= failed:
+            raise FunctionsUnavailable(
+                f"{failed} of {total} completions have no reward {limit}",
+                "correct the reward function; try it with: ida-tui reward check PROFILE",
+            )
         raise JudgeUnavailable(
-            f"{failed} of {total} {what} (limit {self._max_unscored:.0%}); "
-            f"most common failure: {most_common}",
-            fix,
+            f"{failed} of {total} verdicts failed {limit}",
+            "test the judge with ida-tui judge check, or raise judge.max_unscored",
         )
 
 

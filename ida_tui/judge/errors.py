@@ -45,6 +45,14 @@ class JudgeUnavailable(IdaError):
         super().__init__(title, hint, code=ExitCode.JUDGE_UNAVAILABLE)
 
 
+class FunctionsUnavailable(JudgeUnavailable):
+    """The reward functions cannot be used until the user corrects them. Exit code 1."""
+
+    def __init__(self, title: str, hint: str = "") -> None:
+        super().__init__(title, hint)
+        self.code = ExitCode.FAILED
+
+
 class JudgeInterrupted(Exception):
     """The requests were canceled because the user asked to stop or the service was closed."""
 

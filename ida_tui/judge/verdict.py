@@ -116,13 +116,15 @@ class Verdict:
         scores: dict[str, float | None] = {**self.scores, **computed.scores}
         failure = "; ".join(text for text in (self.failure, computed.failure) if text) or None
         known = {axis: score for axis, score in scores.items() if score is not None}
-        reward = None
         if all(axis in known for axis in formula.axes):
             try:
-                reward, failure = formula.reward(known), None
+                reward = formula.reward(known)
+                # An axis that is shown, but not rewarded, has failed.
+                reason = f"{self.reason} ({failure})".strip() if failure else self.reason
+                return replace(self, scores=scores, reward=reward, failure=None, reason=reason)
             except (ArithmeticError, ValueError) as error:
                 failure = f"the formula {formula.name} has no value: {error}"
-        return replace(self, scores=scores, reward=reward, failure=failure)
+        return replace(self, scores=scores, reward=None, failure=failure)
 
     @classmethod
     def scored(

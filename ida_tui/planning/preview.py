@@ -17,6 +17,7 @@ from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
+from ida_tui.config.reward_files import named_functions
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.errors import UsageError
@@ -72,6 +73,7 @@ def preview_rows(config: Config, previous_run: RunState | None = None) -> list[t
         ("device", remark),
         ("precision", resolve_precision(config, device).describe(config.training.method)),
         *_training_rows(config),
+        *_reward_rows(config),
         *_judge_rows(config),
         ("evaluation", _evaluation_text(config)),
         *_memory_rows(config, device, previous_run),
@@ -235,8 +237,27 @@ def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
     )
 
 
+def _reward_rows(config: Config) -> Iterator[tuple[str, str]]:
+    """The axes, functions and formula of a reward that is not the shipped one."""
+    rubric = config.rubric
+    if rubric.is_ida:
+        return
+    axes = []
+    for axis in rubric.axis_list:
+        ends = ("?" if end is None else f"{end:g}" for end in (axis.low, axis.high))
+        known = axis.low is not None or axis.high is not None
+        axes.append(f"{axis.name} ({axis.kind}{', ' + ' to '.join(ends) if known else ''})")
+    yield "axes", ", ".join(axes)
+    if functions := named_functions(rubric):
+        lines = [f"{', '.join(axes)}: {label}" for label, axes in functions]
+        yield "functions", "\n".join(lines)
+    yield "reward", f"{rubric.reward_name} = {rubric.formula_text}"
+
+
 def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
     judge = config.judge
+    if not config.rubric.judged_axes:
+        return
     if judge.kind == "offline":
         yield "judge", "offline heuristic: no calls, no key, no cost"
         return
@@ -338,6 +359,8 @@ def _cost_estimate(config: Config) -> str:
 
 def count_evaluation_calls(config: Config) -> int:
     """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
+    if not config.rubric.judged_axes:
+        return 0
     return sum(_evaluation_calls_of(config, member) for member in config.judge.members)
 
 
@@ -351,10 +374,11 @@ def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
+    scored = "judged" if config.rubric.judged_axes else "scored"
     return (
         f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
         f" completions of at most {config.evaluation_max_completion_length} tokens"
-        + (", judged at the end" if config.evaluation.judged else "")
+        + (f", {scored} at the end" if config.scores_evaluation else "")
     )
 
 

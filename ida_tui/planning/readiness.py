@@ -117,6 +117,8 @@ def _check_key(config: Config, folder: Path) -> Finding:
         keys = load_api_key(judge, dotenv_dir=folder)
     except IdaError as error:
         return Finding("error", "key", error.title, error.hint.splitlines()[0])
+    if not config.rubric.judged_axes:
+        return Finding("good", "key", "not needed: functions compute all scores")
     found = keys if isinstance(keys, tuple) else (keys,)
     used = [member for member, key in zip(judge.members, found, strict=True) if key is not None]
     if not used:

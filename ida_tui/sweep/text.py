@@ -110,7 +110,7 @@ def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
     judges = {
         trial.state.run.judge for trial in setting.done_trials if trial.state and trial.state.run
     }
-    if judges == {ev.OFFLINE_JUDGE}:
+    if judges and judges <= {ev.OFFLINE_JUDGE, ""}:
         return "none"
     # A mean over only some of the runs would be misleading.
     known = [trial for trial in setting.done_trials if trial.cost is not None]

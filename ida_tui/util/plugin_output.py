@@ -39,6 +39,13 @@ def redirect_output() -> None:
         sys.stdout = _SharedStdout(sys.stdout)
 
 
+def log_plugin_text(text: str) -> None:
+    """Append a text to the log, such as the traceback of a plugin's error; without a log it is dropped."""
+    if _log is not None:
+        with contextlib.suppress(Exception):
+            _write_log(text)
+
+
 def own_stdout() -> object:
     """`sys.stdout` as it was before `redirect_output`."""
     return sys.stdout.stream if isinstance(sys.stdout, _SharedStdout) else sys.stdout

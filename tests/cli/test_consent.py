@@ -173,3 +173,121 @@ def test_a_sweep_of_a_stranger_asks_before_its_processes_start(
     preflight.require_consent_to(sweep, words)
     preflight.require_consent_to(sweep, [])
     assert {item.use for item in consent.read_consents()} == {"judge"}
+
+
+# --- reward functions ------------------------------------------------------------------------------
+
+
+def run_functions_of(run: Path, kind: str) -> str:
+    """Have the run's config name a function; returns the function as it is shown."""
+    if kind == "file":
+        file = run / "rewards.py"
+        file.write_text("open('PWNED', 'w').close()\ndef f(completion): return 1\n")
+        axis: dict[str, Any] = {"function": f"{file.resolve()}:f"}
+        shown = axis["function"]
+    else:
+        options = {"args": "touch PWNED", "shell": True}
+        axis = {"function": "subprocess:run", "options": options}
+        shown = 'subprocess:run with {"args": "touch PWNED", "shell": true}'
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["rubric"] = {"name": "theirs", "axes": {"f": axis}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("file", ("resume", RUN)),
+        ("file", ("evaluate", RUN)),
+        ("file", ("chat", RUN, "--lines", "--judge")),
+        ("module", ("--run", f"{RUN}/config.yaml")),
+        ("file", ("sweep", f"{RUN}/config.yaml", "seed=0,1")),
+        ("file", ("reward", "check", f"{RUN}/config.yaml")),
+        ("module", ("reward", "check", f"{RUN}/config.yaml")),
+    ],
+)
+def test_no_command_runs_a_function_that_only_a_stranger_names(
+    own_run: Path,
+    ida_tui_here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    kind: str,
+) -> None:
+    shown = run_functions_of(own_run, kind)
+    reopen(own_run)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+
+    result = ida_tui_here(*command)
+
+    assert result.code == 2, result.err
+    assert f"runs the Python function {shown}" in result.err
+    assert "rubric.axes.f.function=" in result.err
+    assert not Path("PWNED").exists()
+
+
+def test_commands_that_score_nothing_run_no_function_and_ask_nothing(
+    own_run: Path, ida_tui_here: Any
+) -> None:
+    run_functions_of(own_run, "file")
+    for command in (
+        ("--show", f"{RUN}/config.yaml"),
+        ("runs",),
+        ("compare", RUN),
+        ("report", RUN),
+        ("rescore", RUN, "formula=f"),
+    ):
+        result = ida_tui_here(*command)
+
+        assert "runs the Python function" not in result.err, command
+        assert "Traceback" not in result.out + result.err, command
+        assert not Path("PWNED").exists(), command
+
+
+def test_typed_functions_and_options_agree_together(own_run: Path, ida_tui_here: Any) -> None:
+    run_functions_of(own_run, "module")
+    function = "rubric.axes.f.function=subprocess:run"
+    only_function = ida_tui_here("reward", "check", f"{RUN}/config.yaml", function)
+    assert only_function.code == 2
+    assert "rubric.axes.f.options.shell=true" in only_function.err
+    assert not Path("PWNED").exists()
+
+
+def test_the_typed_function_of_a_stranger_s_run_runs(own_run: Path, ida_tui_here: Any) -> None:
+    shown = run_functions_of(own_run, "file")
+    words = f"rubric.axes.f.function={shown}"
+
+    result = ida_tui_here("reward", "check", f"{RUN}/config.yaml", words)
+
+    assert "runs the Python function" not in result.err
+    assert Path("PWNED").exists()
+
+
+def test_a_run_s_own_functions_are_not_asked_about_again(ida_tui_here: Any) -> None:
+    Path("rewards.py").write_text("def short(completion): return -len(completion) / 100\n")
+    done = ida_tui_here(
+        "--run", "quickstart", "rubric=rewards.py", "training.max_steps=2", "training.save_steps=1",
+        "training.num_generations=2", "training.per_device_train_batch_size=2",
+        "training.max_completion_length=4", "evaluation.samples=1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "scored by: reward functions" in done.out
+    assert "judge_batch" not in done.out
+    assert "Reward function rewards.py:short computes short" in done.out
+    run = Path(RUN)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert list(manifest["reward_files"]) == [str(Path("rewards.py").absolute())]
+
+    checked = ida_tui_here("evaluate", RUN, "--samples", "1")
+    assert checked.code == 0, checked.err
+    assert "scored by reward functions" in checked.out
+
+    Path("rewards.py").write_text("def short(completion): return -len(completion) / 200\n")
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    first_step = next(e["seq"] for e in events if e["type"] == "CheckpointSaved")
+    (run / "events.jsonl").write_text(
+        "".join(json.dumps(event) + "\n" for event in events if event["seq"] <= first_step)
+    )
+    resumed = ida_tui_here("resume", RUN)
+    assert resumed.code == 0, resumed.err
+    assert "the reward functions changed: scores before and after this point" in resumed.out

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import re
 import shutil
 from argparse import Namespace
@@ -80,6 +81,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f'{{"question": "What is {n} + 1?", "answer": {n + 1}}}\n' for n in range(40)]
     (folder / "train.jsonl").write_text("".join(rows))
     (folder / "harmful.csv").write_text(f"prompt\n{prompt}\n")
+    _write_reward_files(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("IDA_TUI_CACHE_DIR", str(folder / "cache"))
@@ -287,6 +289,11 @@ def _judge(options: Namespace, rest: list[str]) -> str:
     return "" if config.judge.kind == "openai" else _run_and_check(["judge", *rest], allowed=(0, 1))
 
 
+def _reward(options: Namespace, rest: list[str]) -> str:
+    """Run the check, which may find something wrong."""
+    return _run_and_check(["reward", *rest], allowed=(0, 1))
+
+
 def _sweep(options: Namespace, rest: list[str]) -> str:
     if options.resume is not None or options.show is not None:
         return ""  # tests/sweep/test_sweep.py resumes one
@@ -335,6 +342,7 @@ SHORT_FORMS: dict[str, Callable[[Namespace, list[str]], str]] = {
     "replay-judge": _replay_judge,
     "report": _report,
     "rescore": _unchanged("rescore"),
+    "reward": _reward,
     "resume": _resume,
     "runs": _unchanged("runs"),
     "sweep": _sweep,
@@ -392,6 +400,24 @@ def _fill_placeholder(word: str) -> str:
         "…/config.yaml": f"outputs/quickstart/{runs[0]}/config.yaml",
     }
     return values.get(word, word)
+
+
+def _write_reward_files(folder: Path) -> None:
+    """The reward file and the prompts that the page on rewards assumes."""
+    text = (REPOSITORY / "docs" / "rewards.md").read_text()
+    [code] = re.findall(r"```python\n(import re.*?)```", text, re.DOTALL)
+    (folder / "rewards.py").write_text(code)
+    prompts = [
+        {
+            "id": f"sum-{n}",
+            "kind": "harmless",
+            "split": "train" if n < 8 else "held-out",
+            "text": f"What is {n} + {n}?",
+            "columns": {"answer": 2 * n},
+        }
+        for n in range(10)
+    ]
+    (folder / "sums.yaml").write_text(json.dumps({"prompts": prompts}))
 
 
 def _short_overrides(more: dict[str, object]) -> list[str]:

@@ -46,7 +46,7 @@ from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
 from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
-from tests.faults import hostile, hostile_data, sample_events
+from tests.faults import hostile, hostile_data, reward_results, sample_events
 
 
 class Defect(Exception):
@@ -550,6 +550,7 @@ TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "judge exchanges": (exchange, 0.10),
     "verdict caches": (cache, 0.01),
     "small files": (small_file, 0.04),
+    "reward results": (reward_results.reward_result, 0.1),
     "data files": (lambda rng: hostile_data.data_file(rng, check_printable), 0.10),
 }
 """Function and share of all cases for each kind of input."""

@@ -152,8 +152,9 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
     else:
         yield KeyFigure("weights moved", "0%")
     yield KeyFigure("time", format_duration(run_seconds(run)))
-    cost = format_judge_cost(run)
-    yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)
+    if judge or state.run is None:
+        cost = format_judge_cost(run)
+        yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)
     peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
     yield KeyFigure("peak memory", peak)
 

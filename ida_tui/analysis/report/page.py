@@ -172,6 +172,11 @@ def _reproducibility_notes(inputs: ReportInputs) -> Iterator[str]:
             f"On the CPU, with the same package versions and processor type, seed {run.seed} gives the same"
             " weights, byte for byte."
         )
+    elif not run.judge:
+        yield (
+            f"On the CPU, with the same package versions and processor type, seed {run.seed} gives the same"
+            " weights, byte for byte, if the reward functions return the same scores."
+        )
     else:
         yield (
             f"On the CPU, with the same package versions and processor type, seed {run.seed} gives the same"

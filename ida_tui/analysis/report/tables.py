@@ -148,6 +148,9 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     """Rows for the judge: calls, failures, latency, cost, drift and spot-check agreement."""
     run, state, totals = inputs.run, inputs.run.state, inputs.run.state.judge
     offline = state.run is not None and state.run.judge == ev.OFFLINE_JUDGE
+    if state.run is not None and not state.run.judge:
+        yield LabelRow("scored by", judge_label(run))
+        return
     yield LabelRow("judge", judge_label(run))
     yield LabelRow("rubric", rubric_label(run))
     if offline:

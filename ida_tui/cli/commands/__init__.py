@@ -26,6 +26,7 @@ class Command(Protocol):
 COMMANDS: dict[str, str] = {
     "doctor": "check this machine: device, memory, versions, API keys",
     "judge": "check a judge before you train with it: ida-tui judge check [JUDGE]",
+    "reward": "check a reward before you train with it: ida-tui reward check PROFILE",
     "cache": "show, export or clear the judge cache: ida-tui cache [show|export|clear]",
     "bench": "time one GRPO step on this machine, with plain TRL and with ida-tui",
     "attach": "follow a run, live or finished; pause, resume or stop it",
@@ -43,7 +44,7 @@ COMMANDS: dict[str, str] = {
 }
 """Each command and its one-line summary."""
 
-WORKING_COMMANDS = ("bench", "evaluate", "export", "judge", "replay-judge")
+WORKING_COMMANDS = ("bench", "evaluate", "export", "judge", "replay-judge", "reward")
 """Commands that work for minutes: they finish their work even if nobody reads their output."""
 MODULES = {"replay-judge": "rejudge"}
 """The module of a command, where the two names differ."""

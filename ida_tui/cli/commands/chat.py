@@ -68,7 +68,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
-    from ida_tui.config.consent import CONSENT_KEYS, Use
+    from ida_tui.config.consent import CONSENT_KEYS, Use, is_consent_key
     from ida_tui.config.resolve import resolve
     from ida_tui.runs.catalog.lookup import find_run
 
@@ -77,8 +77,9 @@ def run(options: Namespace) -> ExitCode:
     temperature = 0.0 if options.greedy else options.temperature
     if temperature is not None and not 0 <= temperature <= 10:
         raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
-    check_override_keys(options.overrides, CONSENT_KEYS)
-    uses: tuple[Use, ...] = ("code", "judge") if options.judge else ("code",)
+    others = [o for o in options.overrides if not is_consent_key(o.partition("=")[0])]
+    check_override_keys(others, CONSENT_KEYS)
+    uses: tuple[Use, ...] = ("code", "judge", "functions") if options.judge else ("code",)
     trusted = resolve(str(directory.config), options.overrides, uses=uses).config
     if not lines:
         from ida_tui.config.consent import remember_run

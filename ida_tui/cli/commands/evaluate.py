@@ -117,12 +117,12 @@ def run(options: Namespace) -> ExitCode:
 
 
 def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
-    from ida_tui.config.consent import CONSENT_KEYS
+    from ida_tui.config.consent import Use, is_consent_key
     from ida_tui.config.resolve import resolve
 
     for override in options.overrides:
         key = override.partition("=")[0]
-        if key.split(".")[0] not in CHANGEABLE_SECTIONS and key not in CONSENT_KEYS:
+        if key.split(".")[0] not in CHANGEABLE_SECTIONS and not is_consent_key(key):
             raise UsageError(
                 f"{key} must be the same as when the run was trained",
                 f"keys that can change: {', '.join(CHANGEABLE_SECTIONS)}, such as evaluation.temperature=0",
@@ -130,7 +130,8 @@ def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
             )
     judge_override = [f"judge={options.judge}"] if options.judge else []
     overrides = [*judge_override, *options.overrides]
-    return resolve(str(directory.config), overrides, uses=("judge", "code")).config
+    uses: tuple[Use, ...] = ("judge", "code", "functions")
+    return resolve(str(directory.config), overrides, uses=uses).config
 
 
 def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:

@@ -73,6 +73,11 @@ def run(options: Namespace) -> ExitCode:
 
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False, uses=("judge",)).config
+    if not config.rubric.judged_axes:
+        raise UsageError(
+            f"{directory.path} has no judge: functions compute all of its scores",
+            "for another formula, use ida-tui rescore; for a judge, start a run with a rubric of judged axes",
+        )
     _check_budget(config)
     state = read_final_state(directory)
     if config.prompts.problem:

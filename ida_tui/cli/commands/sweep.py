@@ -78,13 +78,13 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot run.
     """
-    from ida_tui.config.consent import CONSENT_KEYS
+    from ida_tui.config.consent import is_consent_key
     from ida_tui.sweep import directory
 
     if options.show is not None or options.resume is not None:
         flag = "--resume" if options.show is None else "--show"
         agrees = flag == "--resume" and all(
-            word.partition("=")[0] in CONSENT_KEYS for word in options.words
+            is_consent_key(word.partition("=")[0]) for word in options.words
         )
         if options.words and not agrees:
             raise UsageError(

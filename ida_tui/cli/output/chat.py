@@ -72,10 +72,12 @@ class ChatTurn:
 
 def verdict_line(verdict: Verdict, reward: str) -> str:
     """A verdict on one line; `reward` is the name of the reward."""
-    if verdict.failure is not None:
-        return f"failed verdict: {verdict.failure}"
     scores = ", ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
-    return f"{reward} {format_number(verdict.reward)}: {scores}; {verdict.judge}"
+    if verdict.failure is not None:
+        failed = f"{'failed verdict' if verdict.judge else 'no reward'}: {verdict.failure}"
+        return f"{scores}; {failed}" if scores else failed
+    judge = f"; {verdict.judge}" if verdict.judge else ""
+    return f"{reward} {format_number(verdict.reward)}: {scores}{judge}"
 
 
 def run_chat(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ida_tui.engine.inference.chat_models import ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
+    from ida_tui.rewards.functions import RewardFunctions
     from ida_tui.runs.store.judge_costs import JudgeCosts
 
 MODELS: tuple[ComparedModel, ComparedModel] = ("base", "tuned")
@@ -157,6 +158,7 @@ class Chat:
         self._histories: dict[ComparedModel, Context] = {"base": (), "tuned": ()}
         self._last_turn: _Turn | None = None
         self._turn_count = 0
+        self._functions: RewardFunctions | None = None
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
@@ -212,6 +214,9 @@ class Chat:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def _notify(self, text: str) -> None:
+        self._events.put(Notice(text))
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -327,6 +332,7 @@ class Chat:
     ) -> JudgeService | None:
         from ida_tui.config.consent import ConsentRequired
         from ida_tui.config.resolve import resolve
+        from ida_tui.engine.inference.chat_scores import load_functions, with_computed
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
         from ida_tui.judge.errors import JudgeInterrupted
@@ -343,8 +349,9 @@ class Chat:
                 # The chat does not need the judge, so that its key is asked for only here.
                 # It is read again: an agreement holds for the address that is in the file then.
                 config = resolve(
-                    str(self.directory.config), self._overrides, uses=("judge",)
+                    str(self.directory.config), self._overrides, uses=("judge", "functions")
                 ).config
+                self._functions = load_functions(config, self._notify)
                 service = JudgeService(
                     config.judge,
                     config.rubric,
@@ -366,12 +373,17 @@ class Chat:
                 for model in MODELS
             ]
             verdicts, _ = service.score_batch(requests, should_stop=self._stop.is_set)
+            if self._functions is not None:
+                verdicts = with_computed(
+                    verdicts, requests, self._functions, service.formula, self._stop.is_set
+                )
         except JudgeInterrupted:
             self._events.put(Notice("judging was stopped"))
         except IdaError as error:
             required = error if isinstance(error, ConsentRequired) else None
             words = f"; {error.hint.splitlines()[0]}" if required else ""
-            self._events.put(Notice(f"the judge failed: {error.title}{words}", required))
+            text = f"the answers cannot be scored: {error.title}{words}"
+            self._events.put(Notice(text, required))
             if service is not None:
                 service.close()
             return None

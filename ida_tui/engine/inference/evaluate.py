@@ -13,8 +13,10 @@ from typing import Any
 
 from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
+from ida_tui.config.conversation import chat_messages
 from ida_tui.config.prompt_files import EvaluationPrompts
-from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.prompts import shared_columns
+from ida_tui.config.schema import Config, JudgeKey, RubricConfig
 from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
@@ -28,11 +30,15 @@ from ida_tui.engine.model.trained import (
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal, unclassified_note
 from ida_tui.judge.budget import Budget
+from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
 from ida_tui.planning.inference_memory import plan_evaluation
+from ida_tui.rewards.functions import RewardFunctions, RewardRow
+from ida_tui.rewards.rows import TokenIds
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.plugin_threads import PluginStopped
 
 SEED_OFFSET = 1_000_003
 """Added to the seed, so that the evaluation and the training use different random numbers."""
@@ -79,6 +85,7 @@ def evaluate(
             options=JudgeServiceOptions(budget=budget),
         ) as service,
     ):
+        functions = _load_functions(config, prompt_set)
         service.probe_endpoint().result()
         answers_by_model = generate_pairs(
             config,
@@ -88,15 +95,23 @@ def evaluate(
             seeds=(seed, seed),
             on_progress=on_progress,
         )
-        on_progress(
-            f"judging {sum(map(len, answers_by_model.values()))} answers with {service.label}"
+        scorer = service.label or "the reward functions"
+        count = sum(map(len, answers_by_model.values()))
+        on_progress(f"{'judging' if service.label else 'scoring'} {count} answers with {scorer}")
+        needs_ids = functions is not None and functions.needs_token_ids
+        answers, stats = judge_answers(
+            service,
+            answers_by_model,
+            seed=seed,
+            functions=functions,
+            token_ids=load.local_token_ids(config.model) if needs_ids else None,
         )
-        answers, stats = judge_answers(service, answers_by_model, seed=seed)
         for warning in service.warnings:
             on_progress(f"! {warning}")
         label = service.label
     evaluation = build_evaluation(
         answers,
+        rubric=config.rubric,
         prompts=prompt_set.name,
         samples=samples,
         seed=seed,
@@ -107,6 +122,17 @@ def evaluate(
         notes=notes,
     )
     return evaluation, answers
+
+
+def _load_functions(config: Config, prompt_set: EvaluationPrompts) -> RewardFunctions | None:
+    """The reward functions of a rubric; None without any.
+
+    Raises:
+        IdaError: a function cannot be imported, or needs a column that the prompts do not have.
+    """
+    if not config.rubric.computed_axes:
+        return None
+    return RewardFunctions(config.rubric, columns=shared_columns(prompt_set.prompts))
 
 
 def generate_pairs(
@@ -179,6 +205,8 @@ def judge_answers(
     answers_by_model: ModelAnswers,
     *,
     seed: int,
+    functions: RewardFunctions | None = None,
+    token_ids: TokenIds | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[EvaluatedAnswer], BatchStats]:
     """Have the answers of both models scored blind: shuffled, without naming the model.
@@ -187,6 +215,8 @@ def judge_answers(
         service: the judge.
         answers_by_model: the answers of each model.
         seed: seed of the shuffled order.
+        functions: the reward functions of the computed axes; None without any.
+        token_ids: the model's tokenizer, for functions that take `completion_ids`.
         should_stop: polled while judge calls are pending; true interrupts.
 
     Returns:
@@ -198,12 +228,22 @@ def judge_answers(
             are in its cache.
     """
     rows = [(model, answer) for model in MODELS for answer in answers_by_model[model]]
+    pending = functions and functions.start(
+        [_reward_row(answer, token_ids) for _, answer in rows], group_size=_group_size(rows)
+    )
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     verdicts, stats = service.score_batch(
         judge_requests([rows[row][1] for row in order]), should_stop=should_stop
     )
     verdict_of = dict(zip(order, verdicts, strict=True))
+    if pending:
+        try:
+            computed = pending.collect(should_stop)
+        except PluginStopped:
+            raise JudgeInterrupted from None
+        for row, scores in enumerate(computed):
+            verdict_of[row] = verdict_of[row].with_computed(scores, service.formula)
     answers = []
     for row, (model, answer) in enumerate(rows):
         verdict = verdict_of[row]
@@ -227,6 +267,23 @@ def judge_answers(
             )
         )
     return answers, stats
+
+
+def _group_size(rows: Sequence[tuple[ComparedModel, GeneratedAnswer]]) -> int:
+    """Number of answers of a model to each prompt."""
+    return 1 + max((answer.sample_index for _, answer in rows), default=0)
+
+
+def _reward_row(answer: GeneratedAnswer, token_ids: TokenIds | None) -> RewardRow:
+    prompt = answer.prompt
+    return RewardRow(
+        prompt.id,
+        prompt.text,
+        chat_messages(prompt.text, answer.context),
+        answer.text,
+        token_ids(answer.text) if token_ids is not None else (),
+        prompt.columns,
+    )
 
 
 def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
@@ -253,6 +310,7 @@ def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
 def build_evaluation(
     answers: Sequence[EvaluatedAnswer],
     *,
+    rubric: RubricConfig,
     prompts: str,
     samples: int,
     seed: int,
@@ -264,7 +322,7 @@ def build_evaluation(
 ) -> Evaluation:
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
-    figures = compute_figures(answers)
+    figures = compute_figures(answers, rubric.axis_list, rubric.reward_name)
     if unclassified := sum(bool(a.kind) and a.refusal is None for a in answers):
         notes = [*notes, unclassified_note(unclassified, len(answers))]
     return Evaluation(
@@ -277,10 +335,12 @@ def build_evaluation(
         judge=judge,
         classifier=OFFLINE_JUDGE,
         figures=figures,
-        verdict=conclusion(figures),
+        verdict=conclusion(figures, rubric.reward_name),
         unscored=sum(answer.reward is None for answer in answers),
         cost=cost,
         seconds=round(seconds, 3),
         step=step,
+        axes=rubric.axis_list,
+        reward=rubric.reward_name,
         notes=tuple(notes),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.model_files import find_damaged_weights, model_problem
+from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.sections.lora import LoraConfig
@@ -70,6 +71,20 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         tokenizer.pad_token = tokenizer.eos_token
     _check_chat_template(model, tokenizer)
     return tokenizer
+
+
+def local_token_ids(model: ModelConfig) -> Callable[[str], list[int]] | None:
+    """The token ids of texts without a template; None if the tokenizer is not on this machine.
+
+    Code that comes with the model is not run.
+    """
+    if model.trust_remote_code or not inspect_model(model).complete:
+        return None
+    try:
+        tokenizer = load_tokenizer(model)
+    except IdaError:
+        return None
+    return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _check_chat_template(model: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -19,6 +19,7 @@ from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.state import RunState, fold
+from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
@@ -59,6 +60,8 @@ class RunContext:
     state: RunState = field(default_factory=RunState)
     """The run's state after every event emitted so far."""
     trainer: InstrumentedGRPOTrainer | None = None
+    functions: RewardFunctions | None = None
+    """The reward functions of the computed axes; None without any."""
     sinks: SinkDispatcher | None = None
     """Sends the run's figures to its sinks."""
     process_group: ProcessGroup = field(default_factory=ProcessGroup)

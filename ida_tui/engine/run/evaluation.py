@@ -2,7 +2,7 @@
 
 Both evaluations sample with the same seed. The offline classifier sorts the answers into compliance and
 refusal; it is the same for every judge and costs nothing. A profile with `evaluation.judged` also has the
-answers of both models judged at the end.
+answers of both models judged at the end; if functions compute all axes, they are scored in any case.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from ida_tui.config.conversation import prompt_context
+from ida_tui.config.prompts import shared_columns
 from ida_tui.config.repeated_prompts import repeated_held_out_note
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
@@ -68,9 +69,9 @@ def evaluate_held_out(
     if finished.unclassified and not (when == "after" and before and before.unclassified):
         text = unclassified_note(finished.unclassified, len(answers))
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
-    if run.config.evaluation.judged and when == "before":
+    if run.config.scores_evaluation and when == "before":
         _save_baseline(run, answers)
-    elif run.config.evaluation.judged:
+    elif run.config.scores_evaluation:
         finished = replace(
             _judge_both_models(run, service, finished, answers),
             seconds=_seconds_since(run, started),
@@ -180,11 +181,19 @@ def _judge_both_models(
         for row in saved
         if row.prompt_id in prompts
     ]
+    functions = run.functions
+    if functions and (missing := functions.missing_columns(shared_columns(list(prompts.values())))):
+        label, column = missing[0]
+        _warn_not_judged(run, f"{label} needs the column {column}, which the held-out prompts lack")
+        return finished
+    tokenizer = run.preflight.tokenizer
     try:
         judged, stats = judge_answers(
             service,
             {"base": base, "tuned": answers},
             seed=config.seed,
+            functions=functions,
+            token_ids=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
             should_stop=run.control.stop.is_set,
         )
     except JudgeUnavailable as error:
@@ -192,6 +201,7 @@ def _judge_both_models(
         return finished
     evaluation = build_evaluation(
         judged,
+        rubric=config.rubric,
         prompts=f"{config.prompts.name}, held out",
         samples=config.evaluation.samples,
         seed=config.seed,
@@ -246,7 +256,7 @@ def _truncations(config: Config) -> Mapping[str, Any]:
 
 
 def _warn_not_judged(run: RunContext, reason: str) -> None:
-    text = f"the evaluation was not judged: {reason}; to judge it: ida-tui evaluate {run.directory.path}"
+    text = f"the evaluation was not scored: {reason}; to score it: ida-tui evaluate {run.directory.path}"
     run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 

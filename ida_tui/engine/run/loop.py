@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ida_tui.config import consent, resolve
 from ida_tui.config.prompts import texts_of
+from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
@@ -44,6 +45,7 @@ from ida_tui.engine.run.outcome import (
 )
 from ida_tui.engine.run.pause import PauseController
 from ida_tui.engine.run.preflight import PreflightResult, run_preflight
+from ida_tui.engine.run.reward_functions import load_functions
 from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.run.worker import RunSpec
 from ida_tui.engine.trainer.recorder import StepRecorder
@@ -62,7 +64,6 @@ from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
-from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
     RunDirectory,
@@ -82,7 +83,6 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
 from ida_tui.util.plugin_output import plugin_output_log
-from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
@@ -263,6 +263,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
         resumed_at=ev.current_timestamp(),
         argv=argv,
         data=manifest.data_files(config),
+        reward_files=file_digests(config.rubric),
     )
 
 
@@ -364,13 +365,14 @@ class RunLoop:
         )
         stack.enter_context(contextlib.closing(self.judge_services))
         service = self.judge_services.start(run.config, self.key)
+        run.functions = load_functions(run)
         collector = RewardCollector.from_config(
             run.config,
             service,
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
-            functions=self._load_functions(),
+            functions=run.functions,
             clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
@@ -461,24 +463,6 @@ class RunLoop:
             between_steps=self.pause_controller.pause_between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
-
-    def _load_functions(self) -> RewardFunctions | None:
-        """The reward functions of the run; None without any. Loading runs the code of their files."""
-        run = self.context
-        if not run.config.rubric.computed_axes:
-            return None
-        try:
-            functions = RewardFunctions(
-                run.config.rubric,
-                columns=run.config.prompts.column_names(),
-                should_stop=run.control.stop.is_set,
-            )
-        except PluginStopped:
-            raise RunInterrupted from None
-        for label, axes in functions.describe():
-            text = f"Reward function {label} computes {axes}"
-            run.emit(ev.Noticed(level="info", source="reward", text=text))
-        return functions
 
     def _train_until_done(self, build_trainer: Callable[[], InstrumentedGRPOTrainer]) -> None:
         """Train until the last step; rebuild the trainer after every pause that frees its memory."""

@@ -12,6 +12,7 @@ from ida_tui.engine.distributed.process_group import PeerLostError
 from ida_tui.engine.run.context import RunContext
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev
+from ida_tui.judge.errors import FunctionsUnavailable
 from ida_tui.planning import memory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.util.paths import display_path
@@ -65,6 +66,9 @@ def interrupted_outcome(run: RunContext) -> Outcome:
 def failed_outcome(run: RunContext, error: IdaError) -> Outcome:
     """The run failed with an error that has an explanation, such as a judge that is unavailable."""
     run.save_checkpoint()
+    if isinstance(error, FunctionsUnavailable):
+        hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
+        return Outcome("failed", error.code, error.title, hint)
     if error.code is ExitCode.JUDGE_UNAVAILABLE:
         hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
         return Outcome("judge_unavailable", error.code, error.title, hint)

@@ -132,6 +132,8 @@ class PauseController:
         if self.decisions is None:
             raise error
         _, before = scoring_of(run.config, should_stop=run.control.stop.is_set)
+        if functions := run.state.scoring[-1].parts.get("functions"):
+            before["functions"] = functions  # their files may have changed while the run went on
         with run.clock.paused():
             decision = self._wait_for_decision(self.decisions)
         self.secrets.add(decision.key)

@@ -7,6 +7,7 @@ thread. The judge calls run on the judge's own thread.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ida_tui.config.conversation import Context, chat_messages
 from ida_tui.config.prompts import rubric_checks_of
 from ida_tui.config.schema import Config, PromptKind
+from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
 from ida_tui.judge.calibration.drift import DriftMonitor
-from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
+from ida_tui.judge.errors import FunctionsUnavailable, JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.rewards.functions import ComputedScores, PendingScores, RewardFunctions, RewardRow
 from ida_tui.util.plugin_threads import PluginStopped
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import ProcessGroup
 
 T = TypeVar("T")
+MAX_REPORTED_FAILURES = 20
+"""Number of reasons for missing scores that a run warns about."""
 PROGRESS_INTERVAL_S = 0.25
 """Shortest time between two JudgeProgressed events."""
 
@@ -112,6 +116,7 @@ class RewardCollector:
         self._steps = steps
         self._computed: list[ComputedScores] | None = None
         self._computed_step = -1
+        self._reported_failures: set[str] = set()
         self._drift_monitor = drift_monitor
         self._coverage = VerdictCoverage(max_unscored)
         self._emit = emit
@@ -203,11 +208,13 @@ class RewardCollector:
             self._drift_monitor.collect()
             self._collect_computed(pending)
             merged = self._with_computed(verdicts)
+            failed = [each.failure is not None for each in self._computed or ()]
             try:
-                self._coverage.check(merged)
+                self._coverage.check(merged, failed_functions=sum(failed))
             except JudgeUnavailable:
                 self._batch.retry_failed()
-                self._computed = None
+                if any(failed):
+                    self._computed = None
                 raise
             return merged, stats
 
@@ -224,7 +231,7 @@ class RewardCollector:
         if self._functions is None or self._computed is not None:
             return None
         if self._computed_step == self._step:
-            self._functions.reload()  # it failed in this step, and somebody may have corrected it
+            self._reload_functions(self._functions)
         self._computed_step = self._step
         rows = [
             RewardRow(
@@ -238,8 +245,21 @@ class RewardCollector:
             for number, (row, text) in enumerate(zip(self._rows, texts, strict=True))
         ]
         return self._functions.start(
-            rows, group_size=group_size, step=self._step, steps=self._steps
+            rows, group_size=group_size, step=self._step - 1, steps=self._steps
         )
+
+    def _reload_functions(self, functions: RewardFunctions) -> None:
+        """Import the functions again: they failed in this step, and somebody may have corrected them.
+
+        Raises:
+            FunctionsUnavailable: they cannot be imported.
+        """
+        try:
+            functions.reload()
+        except PluginStopped:
+            raise JudgeInterrupted from None
+        except IdaError as error:
+            raise FunctionsUnavailable(error.title, error.hint) from error
 
     def _collect_computed(self, pending: PendingScores | None) -> None:
         if pending is not None:
@@ -247,6 +267,19 @@ class RewardCollector:
                 self._computed = pending.collect(self._stop_requested)
             except PluginStopped:
                 raise JudgeInterrupted from None
+            self._report_failures(self._computed)
+
+    def _report_failures(self, computed: Sequence[ComputedScores]) -> None:
+        """Warn once about each reason why a function gave no score."""
+        counts = Counter(each.failure for each in computed if each.failure is not None)
+        for failure, count in counts.most_common():
+            if failure in self._reported_failures:
+                continue
+            if len(self._reported_failures) >= MAX_REPORTED_FAILURES:
+                return
+            self._reported_failures.add(failure)
+            text = f"no score for {count} of {len(computed)} completions: {failure}"
+            self._emit(ev.Noticed(level="warning", source="reward", text=text))
 
     def _with_computed(self, verdicts: list[Verdict]) -> list[Verdict]:
         if self._computed is None:

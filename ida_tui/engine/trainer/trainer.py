@@ -276,7 +276,6 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         prompt_text: list[str],
         kind: list[Any],
         context: list[Any],
-        columns: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
@@ -290,7 +289,6 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
             context: the messages before the prompts' texts.
-            columns: the further columns of the prompts, as JSON.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
@@ -303,8 +301,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                         prompt_id[row],
                         prompt_text[row],
                         kind[row],
-                        json.loads(columns[row]),
-                        _as_context(context[row]),
+                        context=_as_context(context[row]),
                     ),
                     text=text,
                     tokens=len(ids),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.prompts import texts_of
-from ida_tui.config.reward_files import file_digest, reference_files
+from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
@@ -121,8 +121,7 @@ def _function_parts(rubric: RubricConfig) -> dict[str, str]:
         (name, axis.function.rpartition("/")[2], axis.options, axis.range)
         for name, axis in rubric.computed_axes.items()
     ]
-    files = reference_files([axis.function for axis in rubric.computed_axes.values()])
-    return {"functions": _digest([axes, [file_digest(file) for file in files]])}
+    return {"functions": _digest([axes, list(file_digests(rubric).values())])}
 
 
 def _plugin_inputs(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui import __version__
+from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config
 from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
@@ -48,12 +49,23 @@ def write(
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": git_revision(Path.cwd()),
         "data": data_files(config),
+        **_reward_files(file_digests(config.rubric)),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
+def _reward_files(digests: Mapping[str, str]) -> dict[str, Any]:
+    """The digests of the files of reward functions; empty without any."""
+    return {"reward_files": dict(digests)} if digests else {}
+
+
 def record_resume(
-    path: Path, *, resumed_at: str, argv: Sequence[str], data: Sequence[Mapping[str, Any]] = ()
+    path: Path,
+    *,
+    resumed_at: str,
+    argv: Sequence[str],
+    data: Sequence[Mapping[str, Any]] = (),
+    reward_files: Mapping[str, str] | None = None,
 ) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
@@ -62,6 +74,7 @@ def record_resume(
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
         data: the data files of the prompts, from `data_files`.
+        reward_files: the digests of the files of the reward functions.
     """
     manifest = read(path)
     resumed = {
@@ -70,6 +83,7 @@ def record_resume(
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
         "data": list(data),
+        **_reward_files(reward_files or {}),
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]

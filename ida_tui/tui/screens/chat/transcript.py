@@ -92,9 +92,11 @@ def render_transcript(turns: Sequence[Turn], model: ComparedModel) -> Content:
 
 
 def _render_verdict(verdict: Verdict, reward: str) -> list[Content]:
-    if verdict.failure is not None:
-        return [Content.styled(one_line(f"failed verdict: {verdict.failure}"), "$text-warning")]
     scores = " ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
+    if verdict.failure is not None:
+        failed = f"{'failed verdict' if verdict.judge else 'no reward'}: {verdict.failure}"
+        known = [Content(scores)] if scores else []
+        return [*known, Content.styled(one_line(failed), "$text-warning")]
     lines = [
         Content.assemble((f"{reward} {format_number(verdict.reward)}", "bold"), f"  {scores}"),
         Content.styled(one_line(verdict.judge), "dim"),

@@ -227,6 +227,8 @@ def verdict_lines(row: CompletionRow) -> list[str]:
     if scored is None:
         return [*out, "not judged yet"]
     if scored.failure is not None and not any(s is not None for s in scored.scores.values()):
+        if not scored.judge:
+            return [*out, f"no score: {scored.failure}"]
         return [*out, f"failed verdict: {scored.failure or 'unknown'} ({scored.judge})"]
     out.append(", ".join(_score_text(row, axis) for axis in row.axes))
     if scored.failure is not None:
@@ -239,7 +241,8 @@ def verdict_lines(row: CompletionRow) -> list[str]:
         out.append(f"reason: {scored.reason}")
     source = "from the cache" if scored.cached else f"in {scored.latency_s:.2f} s"
     cost = "" if not scored.cost else f", ${scored.cost:.5f}"
-    out.append(f"judged by {scored.judge}, {source}{cost}")
+    if scored.judge:
+        out.append(f"judged by {scored.judge}, {source}{cost}")
     if row.agree is not None:
         out.append(f"you {'agree' if row.agree else 'disagree'} with these scores")
     return out

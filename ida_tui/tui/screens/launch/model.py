@@ -31,7 +31,9 @@ from ida_tui.tui.screens.launch.selection import (
 from ida_tui.util.finding import Finding
 from ida_tui.util.format import format_clock
 
-PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
+PREVIEW_LABELS = (
+    "steps", "tokens", "functions", "reward", "judge calls", "budget", "evaluation", "memory limit",
+)  # fmt: skip
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
 
 

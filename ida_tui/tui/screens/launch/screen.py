@@ -27,6 +27,7 @@ from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
+    from ida_tui.config.schema import Config
     from ida_tui.tui.screens.launch.model import LaunchModel
 
 DEFAULT_EXPERIMENT = "quickstart"
@@ -230,14 +231,26 @@ class LaunchScreen(IdaScreen):
             self.notify("All checks were run again.")
 
     def action_check_judge(self) -> None:
-        """Test the selected judge on ten known answers. Asks first if the judge costs money."""
+        """Test the reward functions, then the judge, on known answers. Asks first if that costs money."""
         if self._model is None:
             return
         try:
-            config, key = self._model.resolve_for_start(uses=("judge",))
+            config, key = self._model.resolve_for_start(uses=("judge", "functions"))
         except IdaError as error:
             self.app.show_error(error, self.action_check_judge)
             return
+        from ida_tui.tui.screens.launch.judge_check import RewardCheckDialog
+
+        rubric = config.rubric
+        if not rubric.computed_axes:
+            self._check_judge(config, key)
+            return
+        self.app.push_screen(
+            RewardCheckDialog(config),
+            lambda _: self._check_judge(config, key) if rubric.judged_axes else None,
+        )
+
+    def _check_judge(self, config: Config, key: JudgeKey) -> None:
         from ida_tui.tui.screens.launch.judge_check import CALLS_PER_ANSWER, JudgeCheckDialog
 
         def on_answer(confirmed: bool | None) -> None:

@@ -41,6 +41,8 @@ class RunScreen(IdaScreen):
         super().__init__()
         self._maximized = ""
         self._hidden: set[str] = set()
+        self._without_judge = False
+        """Whether functions compute all scores of the run, so that there is no Judge pane."""
 
     def compose_body(self) -> ComposeResult:
         """Progress at the top, scores on the left, three panes on the right, the log at the bottom."""
@@ -60,8 +62,11 @@ class RunScreen(IdaScreen):
 
     def show_run(self, run_view: RunView | None, changed: EventTypes | None) -> None:
         """Update the panes."""
-        if self.has_class("-no-run") != (run_view is None):
+        started = run_view.state.run if run_view is not None else None
+        without_judge = started is not None and not started.judge
+        if self.has_class("-no-run") != (run_view is None) or without_judge != self._without_judge:
             self.set_class(run_view is None, "-no-run")
+            self._without_judge = without_judge
             self._arrange()
         if run_view is None:
             return
@@ -78,6 +83,9 @@ class RunScreen(IdaScreen):
 
     def action_pane(self, name: str) -> None:
         """Maximize a pane; restore it if it is maximized or hidden."""
+        if name == "judge" and self._without_judge:
+            self.notify("Functions compute all scores of this run. It has no judge.")
+            return
         if name in self._hidden:
             self._hidden.discard(name)
         else:
@@ -123,6 +131,8 @@ class RunScreen(IdaScreen):
             shown: set[str] = set()
         else:
             shown = {self._maximized} if self._maximized else set(PANES) - self._hidden
+            if self._without_judge:
+                shown.discard("judge")
         no_room = self.has_class("-compact") and not self._maximized and "health" in shown
         if no_room:
             shown.discard("health")

@@ -1,0 +1,200 @@
+"""A file of TRL reward functions trains here as in a script of TRL: rewards, losses and final weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import queue
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from ida_tui.config import embedded
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Config
+from ida_tui.engine.device import device
+from ida_tui.engine.run.control import RunControl
+from ida_tui.engine.run.loop import train
+from ida_tui.events.types import Record, RunEnded, StepFinished
+
+STEPS, SEED = 2, 5
+REWARDS = '''
+import json
+
+
+def mentions(completions, topic, **kwargs):
+    """Share of the letters of the topic that the answer has, in eighths."""
+    texts = [completion[0]["content"].lower() for completion in completions]
+    return [sum(letter in text for letter in t[:8]) / 8 for text, t in zip(texts, topic, strict=True)]
+
+
+def compact(completion_ids, trainer_state, **kwargs):
+    """Up to 1 for few tokens, in eighths; the second step pays twice."""
+    with open(__file__ + ".ids", "a") as file:
+        file.write(json.dumps(completion_ids) + "\\n")
+    pay = 1 + trainer_state.global_step
+    return [pay * max(0, 8 - len(ids) // 4) / 8 for ids in completion_ids]
+'''
+OVERRIDES = [
+    "evaluation.enabled=false",
+    f"seed={SEED}",
+    f"training.max_steps={STEPS}",
+    "training.num_generations=4",
+    "training.per_device_train_batch_size=4",
+    "training.gradient_accumulation_steps=2",
+    "training.max_completion_length=24",
+    "training.learning_rate=1e-3",
+    "training.scale_rewards=batch",
+]
+
+
+@dataclass
+class Trained:
+    """Rewards and losses of each step, and the adapter."""
+
+    rewards: list[float]
+    losses: list[float]
+    weights: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    file = tmp_path_factory.mktemp("rewards") / "rewards.py"
+    file.write_text(REWARDS)
+    config = resolve("quickstart", [*OVERRIDES, f"rubric={file}"], verify=False).config
+    prompts = [
+        prompt.model_copy(update={"columns": {"topic": prompt.text.rpartition(" ")[2]}})
+        for prompt in config.prompts.prompts
+    ]
+    prompt_set = config.prompts.model_copy(update={"prompts": prompts})
+    return config.model_copy(
+        update={"prompts": prompt_set, "output_dir": str(file.parent / "outputs")}
+    )
+
+
+def rewards_file(config: Config) -> Path:
+    return Path(config.rubric.axes["mentions"].function.rpartition(":")[0])
+
+
+class ReplayingTrainer(GRPOTrainer):
+    """TRL's trainer with completions that were drawn before."""
+
+    drawn: Iterator[list[list[int]]]
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        return next(self.drawn), None
+
+
+def with_trl(config: Config, trainer_class: type[GRPOTrainer]) -> Trained:
+    """What a script of TRL gives that imports the same file."""
+    device.limit_threads()  # sums differ in their last bits with the number of threads
+    path = rewards_file(config)
+    spec = importlib.util.spec_from_file_location("rewards_of_the_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    rewards: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rewards)
+    folder = embedded.model_folder()
+    trainer = trainer_class(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        reward_funcs=[rewards.mentions, rewards.compact],
+        args=GRPOConfig(
+            output_dir=str(Path(config.output_dir) / "trl"),
+            seed=SEED,
+            max_steps=STEPS,
+            num_generations=4,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            max_completion_length=24,
+            learning_rate=1e-3,
+            lr_scheduler_type=config.training.lr_scheduler_type,
+            warmup_steps=config.training.warmup_steps,
+            loss_type=config.training.loss_type,
+            max_grad_norm=config.training.max_grad_norm,
+            temperature=config.training.temperature,
+            top_k=config.training.top_k,
+            scale_rewards="batch",
+            beta=config.training.beta,
+            optim="adamw_torch",
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            report_to="none",
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
+        train_dataset=Dataset.from_list(
+            [
+                {"prompt": [{"role": "user", "content": p.text}], **p.columns}
+                for p in config.prompts.train()
+            ]
+        ),
+        peft_config=LoraConfig(
+            r=config.lora.r,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules=config.lora.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.train()
+    weights = {n: t.clone() for n, t in trainer.model.state_dict().items() if "lora_" in n}
+    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+    return Trained([e["reward"] for e in logs], [e["loss"] for e in logs], weights)
+
+
+def with_ida_tui(config: Config) -> Trained:
+    records: queue.SimpleQueue[Record] = queue.SimpleQueue()
+    train(config, key=None, argv=[], subscriber=records, control=RunControl())
+    events = []
+    while not records.empty():
+        events.append(records.get().event)
+    assert isinstance(events[-1], RunEnded)
+    assert events[-1].exit_code == 0, events[-1]
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    folder = Path(config.output_dir) / config.name / "latest" / "adapter"
+    base = AutoModelForCausalLM.from_pretrained(embedded.model_folder(), dtype=torch.float32)
+    weights = PeftModel.from_pretrained(base, folder).state_dict()
+    return Trained(
+        [step.reward for step in steps if step.reward is not None],
+        [step.loss for step in steps if step.loss is not None],
+        {name: tensor for name, tensor in weights.items() if "lora_" in name},
+    )
+
+
+def relative_difference(
+    weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> float:
+    """Relative L2 norm of the difference, over all weights."""
+    difference = sum(((weights[n] - e) ** 2).sum().item() for n, e in expected.items())
+    return math.sqrt(difference / sum((e**2).sum().item() for e in expected.values()))
+
+
+@pytest.mark.parametrize(("engine", "tolerance"), [("plain", 0.0), ("fast", 1e-5)])
+def test_a_file_of_trl_reward_functions_trains_as_in_a_script_of_trl(
+    config: Config, engine: str, tolerance: float
+) -> None:
+    ids = rewards_file(config).with_suffix(".py.ids")
+    ids.unlink(missing_ok=True)
+    trained = with_ida_tui(config.model_copy(update={"engine": engine}))
+    # The fast engine draws other random numbers, so that TRL gets its completions.
+    ReplayingTrainer.drawn = iter([json.loads(line) for line in ids.read_text().splitlines()])
+    expected = with_trl(config, GRPOTrainer if engine == "plain" else ReplayingTrainer)
+
+    assert len(expected.rewards) == STEPS
+    assert trained.rewards == pytest.approx(expected.rewards, abs=tolerance)
+    assert trained.losses == pytest.approx(expected.losses, abs=tolerance)
+    assert all(loss != 0 for loss in trained.losses)
+    assert trained.weights.keys() == expected.weights.keys()
+    assert relative_difference(trained.weights, expected.weights) <= tolerance
