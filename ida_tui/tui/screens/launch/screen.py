@@ -27,7 +27,7 @@ from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.schema import Config
+    from ida_tui.config.schema import Config, JudgeKey
     from ida_tui.tui.screens.launch.model import LaunchModel
 
 DEFAULT_EXPERIMENT = "quickstart"
