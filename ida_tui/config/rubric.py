@@ -42,6 +42,8 @@ class RubricAxis(Section):
     """Checks that the judge applies, each tied to a range of scores."""
     function: str = ""
     """Python function of a computed axis: `file.py:name`, `package.module:name`, or an entry point."""
+    include_thoughts: bool = False
+    """Also show the function the thought of a completion, as TRL does, not only its answer."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to the function as keyword arguments."""
     range: Range | None = None

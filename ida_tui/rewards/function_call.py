@@ -32,6 +32,7 @@ from ida_tui.util.plugin_threads import (
     start_call,
 )
 from ida_tui.util.text import one_line
+from ida_tui.util.thoughts import answer_of
 
 MAX_HUNG_CALLS = 4
 """Calls of one function that may hang at the same time before it is not called again."""
@@ -51,6 +52,8 @@ class Function:
     axes: list[Axis]
     loop: PluginLoop | None
     """Where it is awaited; None if it is not async."""
+    include_thoughts: bool = False
+    """Whether it gets the thoughts of completions, too."""
     hung: set[object] = field(default_factory=set)
     """The calls that have not returned in time and still run. Adding and removing is atomic."""
 
@@ -187,10 +190,13 @@ class FunctionCall:
         rows = [self._rows[row] for row in part]
         signature = self._function.signature
         columns = [copy.deepcopy(dict(row.columns)) for row in rows]
+        completions = [row.completion for row in rows]
+        if not self._function.include_thoughts:
+            completions = [answer_of(completion) for completion in completions]
         if signature.form == "single":
             [row] = rows
             values: dict[str, object] = {**columns[0], "prompt": row.prompt}
-            values |= {"completion": row.completion, "completion_ids": list(row.completion_ids)}
+            values |= {"completion": completions[0], "completion_ids": list(row.completion_ids)}
             values |= {"prompt_id": row.prompt_id}
         else:
             names = dict.fromkeys(name for values_of_row in columns for name in values_of_row)
@@ -199,8 +205,8 @@ class FunctionCall:
             }
             texts = signature.wants_texts
             values["completions"] = [
-                row.completion if texts else [{"role": "assistant", "content": row.completion}]
-                for row in rows
+                completion if texts else [{"role": "assistant", "content": completion}]
+                for completion in completions
             ]
             values["prompts"] = [
                 row.prompt if texts else [dict(m) for m in row.messages] for row in rows

@@ -73,7 +73,7 @@ class RewardFunctions:
                 continue
             settings = rubric.axes[axis.name]
             reference, options = settings.function, settings.options
-            key = (reference, repr(sorted(options.items())))
+            key = (reference, repr((sorted(options.items()), settings.include_thoughts)))
             if key not in functions:
                 loaded = load_function(
                     reference, options, imported=imported, should_stop=self._should_stop
@@ -81,7 +81,15 @@ class RewardFunctions:
                 label = display_reference(reference)
                 signature = read_signature(loaded.call, label, loaded.options)
                 loop = PluginLoop() if signature.is_async else None
-                functions[key] = Function(loaded.call, label, loaded.file, signature, [], loop)
+                functions[key] = Function(
+                    loaded.call,
+                    label,
+                    loaded.file,
+                    signature,
+                    [],
+                    loop,
+                    settings.include_thoughts,
+                )
             functions[key].axes.append(axis)
         if self._columns is not None:
             for function in functions.values():
