@@ -212,6 +212,20 @@ def test_classes_and_factories_are_called_with_the_options(tmp_path: Path) -> No
         assert scores(computed, name) == [1.0, 0.0]
 
 
+def test_a_function_gets_the_thought_only_if_its_axis_asks_for_it(tmp_path: Path) -> None:
+    file = write(tmp_path, "def f(completion): return len(completion)")
+    axes = {
+        "answer": RubricAxis(function=f"{file}:f"),
+        "all": RubricAxis(function=f"{file}:f", include_thoughts=True),
+    }
+    rows = rows_of("<think>2 and 2</think>4", "4")
+    computed = RewardFunctions(RubricConfig(axes=axes)).compute(rows, group_size=2)
+    assert [dict(each.scores) for each in computed] == [
+        {"answer": 1, "all": 23},
+        {"answer": 1, "all": 1},
+    ]
+
+
 def test_the_functions_of_trl_work_by_path() -> None:
     trl = {
         "overlong": ("get_soft_overlong_punishment", {"max_completion_len": 4, "soft_punish_cache": 2}),
@@ -219,7 +233,9 @@ def test_the_functions_of_trl_work_by_path() -> None:
         "think": ("think_format_reward", {}),
     }  # fmt: skip
     axes = {
-        name: RubricAxis(function=f"trl.rewards:{function}", options=options)
+        name: RubricAxis(
+            function=f"trl.rewards:{function}", options=options, include_thoughts=name == "think"
+        )
         for name, (function, options) in trl.items()
     }
     rows = rows_of("a b", "a a a a", "<think>x</think>4")

@@ -118,7 +118,7 @@ def _function_parts(rubric: RubricConfig) -> dict[str, str]:
     if not rubric.computed_axes:
         return {}
     axes = [
-        (name, axis.function.rpartition("/")[2], axis.options, axis.range)
+        (name, axis.function.rpartition("/")[2], axis.options, axis.range, axis.include_thoughts)
         for name, axis in rubric.computed_axes.items()
     ]
     return {"functions": _digest([axes, list(file_digests(rubric).values())])}
