@@ -281,21 +281,30 @@ def _cost_estimate(config: Config, calls: int) -> str:
 
 
 def count_evaluation_calls(config: Config) -> int:
-    """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
-    if not (config.evaluation.enabled and config.evaluation.judged):
+    """Number of judge calls for the evaluations of a run; 0 if they are not judged."""
+    if not (config.evaluation.judged and config.rubric.judged_axes):
         return 0
-    answers = 2 * len(config.prompts.held_out()) * config.evaluation.samples
-    return answers * config.judge.samples
+    answers = len(config.prompts.held_out()) * config.evaluation.samples
+    return config.planned_evaluations() * answers * config.judge.samples
 
 
 def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
+    between = config.planned_evaluations() - 2
+    moments = "before and after"
+    if between:
+        count = f"{between} evaluation{'s' * (between != 1)}"
+        moments = f"before, after and every {config.evaluation.every} steps ({count} in between)"
+    judged = ""
+    if config.evaluation.judged and config.rubric.judged_axes:
+        judged = ", judged" if between else ", judged at the end"
+    elif between and not config.rubric.judged_axes:
+        judged = ", scored by the reward functions"
     return (
-        f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
-        f" completions of at most {config.evaluation_max_completion_length} tokens"
-        + (", judged at the end" if config.evaluation.judged else "")
+        f"{moments}: {held_out} held-out prompts × {samples} = {held_out * samples}"
+        f" completions of at most {config.evaluation_max_completion_length} tokens{judged}"
     )
 
 

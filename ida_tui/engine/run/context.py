@@ -19,6 +19,7 @@ from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.state import RunState, fold
+from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
@@ -59,6 +60,8 @@ class RunContext:
     state: RunState = field(default_factory=RunState)
     """The run's state after every event emitted so far."""
     trainer: InstrumentedGRPOTrainer | None = None
+    functions: RewardFunctions | None = None
+    """The reward functions of the computed axes; None without any."""
     sinks: SinkDispatcher | None = None
     """Sends the run's figures to its sinks."""
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
@@ -128,7 +131,16 @@ class RunContext:
             "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
             "pass_reward": self.state.pass_reward(max(1, config.steps_per_pass())),
+            **self._held_out_metadata(),
         }
+
+    def _held_out_metadata(self) -> Mapping[str, Any]:
+        """The reward of the held-out answers at the last step; empty without evaluations within the run."""
+        if not self.config.evaluation.every:
+            return {}
+        step = self.last_step
+        made = next((e for e in self.state.evaluations_during if e.step == step), None)
+        return {"held_out_reward": made.reward if made is not None else None}
 
     def save_checkpoint(self) -> bool:
         """Save a checkpoint of the last finished step, if there is one; a failure only logs a warning.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ida_tui.config import consent, resolve
 from ida_tui.config.schema import Config
@@ -358,13 +358,14 @@ class RunLoop:
         )
         stack.enter_context(contextlib.closing(self.judge_services))
         service = self.judge_services.start(run.config, self.key)
+        run.functions = self._load_functions()
         collector = RewardCollector.from_config(
             run.config,
             service,
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
-            functions=self._load_functions(),
+            functions=run.functions,
             clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
@@ -452,7 +453,8 @@ class RunLoop:
             ),
             reward_source=reward_source,
             on_step_end=on_step_end,
-            between_steps=self.pause_controller.pause_between_steps,
+            on_train_begin=self._evaluate_if_due,
+            between_steps=self._between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
 
@@ -495,7 +497,20 @@ class RunLoop:
         else:
             trainer.train(resume_from_checkpoint=str(resume_point.checkpoint))
 
-    def _evaluate(self, when: Literal["before", "after"]) -> None:
+    def _between_steps(self) -> None:
+        self._evaluate_if_due()
+        self.pause_controller.pause_between_steps()
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate on the held-out prompts after a step, if the profile says so and it is not done yet."""
+        run = self.context
+        step = int(run.trainer.state.global_step) if run.trainer is not None else 0
+        if run.config.is_evaluated_after(step) and all(
+            made.step != step for made in run.state.evaluations_during
+        ):
+            self._evaluate("during")
+
+    def _evaluate(self, when: ev.EvaluationMoment) -> None:
         from ida_tui.engine.run.evaluation import evaluate_held_out
 
         evaluate_held_out(self.context, self.judge_services.current, when)

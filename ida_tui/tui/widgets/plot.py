@@ -45,6 +45,8 @@ AXIS_STYLES = (
     LineStyle("$text-warning", (1, 1, 1, 1, 0, 1, 0)),
 )
 """Style of each axis of one run, in order."""
+HELD_OUT_STYLES = ("$text-success", "$text-primary", "$text-warning")
+"""Color of the points of each curve of the held-out prompts: reward, answered, declined."""
 RUN_STYLES = (
     LineStyle("$text-accent", SOLID),
     LineStyle("$text-primary", DASHED),
@@ -67,6 +69,7 @@ class PlotLine:
         pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
         scale: lowest and highest value of its own scale; None is that of the plot.
+        points: draw every value as a point of its own, without a line between them.
     """
 
     name: str
@@ -75,6 +78,7 @@ class PlotLine:
     pattern: tuple[int, ...] = (1,)
     digits: int = 1
     scale: tuple[float, float] | None = None
+    points: bool = False
 
 
 def draw_plot(
@@ -111,8 +115,13 @@ def draw_plot(
     owner = [[-1] * columns for _ in range(rows)]
     ends: list[int | None] = []
     for number, line in enumerate(lines):
-        heights = _dot_rows(line.values, 2 * columns, 4 * rows, *(line.scale or (low, high)))
-        _draw_line(heights, line.pattern, number, dots, owner)
+        scale = line.scale or (low, high)
+        if line.points:
+            heights = _point_rows(line.values, 2 * columns, 4 * rows, *scale)
+            _draw_points(heights, number, dots, owner)
+        else:
+            heights = _dot_rows(line.values, 2 * columns, 4 * rows, *scale)
+            _draw_line(heights, line.pattern, number, dots, owner)
         known = [h for h in heights if h is not None]
         ends.append(known[-1] // 4 if known else None)
     placed = _spread_labels([end for end in ends if end is not None], rows)
@@ -151,11 +160,9 @@ def _dot_rows(
 ) -> list[int | None]:
     """The dot row of each dot column, counted from the top; None for a gap."""
     count = len(values)
-    span, lowest = high - low, levels - 1
 
     def level(value: float) -> int:
-        share = (value - low) / span
-        return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
+        return _dot_row(value, levels, low, high)
 
     if count == 0:
         return [None] * columns
@@ -179,6 +186,38 @@ def _dot_rows(
         else:
             out.append(level(a + (b - a) * (position - index)))
     return out
+
+
+def _dot_row(value: float, levels: int, low: float, high: float) -> int:
+    """The dot row of a value, counted from the top."""
+    share, lowest = (value - low) / (high - low), levels - 1
+    return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
+
+
+def _point_rows(
+    values: Sequence[float | None], columns: int, levels: int, low: float, high: float
+) -> list[int | None]:
+    """The dot row of each dot column that has a value; None for all others."""
+    rows: list[int | None] = [None] * columns
+    for position, value in enumerate(values):
+        if value is not None:
+            column = round(position * (columns - 1) / max(1, len(values) - 1))
+            rows[column] = _dot_row(value, levels, low, high)
+    return rows
+
+
+def _draw_points(
+    heights: Sequence[int | None], number: int, dots: list[list[int]], owner: list[list[int]]
+) -> None:
+    """Draw each value as a block of two by two dots."""
+    last_row, last_column = 4 * len(dots) - 1, 2 * len(dots[0]) - 1
+    for x, height in enumerate(heights):
+        if height is None:
+            continue
+        for y in (height, height + 1 if height < last_row else height - 1):
+            for column in (x, x + 1 if x < last_column else x - 1):
+                dots[y // 4][column // 2] |= _DOT_BITS[column % 2][y % 4]
+                owner[y // 4][column // 2] = number
 
 
 def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:
