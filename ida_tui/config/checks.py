@@ -181,7 +181,6 @@ def _check_evaluation(config: Config) -> Iterator[Finding]:
             f"of the checkpoints every {config.training.save_steps} steps, {which} have a reward on the"
             " held-out prompts, by which the best one is chosen",
             f"set training.save_steps to a multiple of {evaluation.every}",
-            "training.save_steps",
         )
 
 

@@ -114,6 +114,13 @@ def reward_change(
         after: the evaluation of the trained model.
         reward: name of the reward; R_IDA is known to range from 0 to 1.
     """
+    # A reward of unknown range is never "as before".
+    most_known = 1.0 if reward == IDA_REWARD else 0.0
+    if judged := next((figure for figure in after.figures if figure.name == reward), None):
+        outcome = outcome_of_change(judged.low, judged.high, count=after.prompts, most=most_known)
+        return RewardChange(
+            judged.before, judged.after, judged.low, judged.high, after.prompts, outcome
+        )
     if len(before.reward_by_prompt) != len(after.reward_by_prompt):
         return None
     both = [
@@ -126,16 +133,13 @@ def reward_change(
     values = [value for pair in both for value in pair]
     most = 1.0 if reward == IDA_REWARD else max(1.0, max(*values, 0.0) - min(*values, 0.0))
     interval = change_interval([new - old for old, new in both], most=most)
-    most_for_same = (
-        1.0 if reward == IDA_REWARD else 0.0
-    )  # a reward of unknown range is never "as before"
     return RewardChange(
         fmean(old for old, _ in both),
         fmean(new for _, new in both),
         interval.low,
         interval.high,
         len(both),
-        outcome_of_change(interval.low, interval.high, count=len(both), most=most_for_same),
+        outcome_of_change(interval.low, interval.high, count=len(both), most=most_known),
     )
 
 

@@ -119,6 +119,14 @@ class RunContext:
         """The last finished step; 0 before the first."""
         return self.state.steps[-1].step if self.state.steps else 0
 
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the profile has an evaluation follow the trainer's last step, and it is not done yet."""
+        step = int(self.trainer.state.global_step) if self.trainer is not None else 0
+        return self.config.is_evaluated_after(step) and all(
+            made.step != step for made in self.state.evaluations_during
+        )
+
     # -- checkpoints and weights ---------------------------------------------------------------
 
     def checkpoint_metadata(self) -> Mapping[str, Any]:

@@ -502,12 +502,7 @@ class RunLoop:
         self.pause_controller.pause_between_steps()
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate on the held-out prompts after a step, if the profile says so and it is not done yet."""
-        run = self.context
-        step = int(run.trainer.state.global_step) if run.trainer is not None else 0
-        if run.config.is_evaluated_after(step) and all(
-            made.step != step for made in run.state.evaluations_during
-        ):
+        if self.context.is_evaluation_due:
             self._evaluate("during")
 
     def _evaluate(self, when: ev.EvaluationMoment) -> None:

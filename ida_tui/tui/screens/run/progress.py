@@ -131,17 +131,12 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
     second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
     before, after = state.evaluation_before, state.evaluation_after
     if before is not None and after is not None and not (before.harmless or before.unsafe):
-        change = reward_change(before, after, state.reward_name)
-        values = (change.before, change.after, change.low, change.high) if change else None
-        figure = next((f for f in after.figures if f.name == state.reward_name), None)
-        if figure is not None:
-            values = (figure.before, figure.after, figure.low, figure.high)
-        if values is not None:
+        if reward := reward_change(before, after, state.reward_name):
             long = width >= 90
-            interval = f"{format_signed(values[2], 3)} to {format_signed(values[3], 3)}"
+            interval = f"{format_signed(reward.low, 3)} to {format_signed(reward.high, 3)}"
             second = Content.assemble(
                 f"held-out prompts: {state.reward_name} " if long else "held-out: ",
-                (f"{values[0]:.3f} → {values[1]:.3f}", "bold"),
+                (f"{reward.before:.3f} → {reward.after:.3f}", "bold"),
                 f" (95% interval of the change {interval})" if long else f" ({interval})",
             )
     elif before is not None and after is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from datetime import datetime
 
@@ -69,7 +70,8 @@ class ScoresPane(Pane):
         parts = [render_scores(state, state.steps[start], newest, width)]
         first = state.steps[start].step
         rewards = state.steps.column("reward").since(start)
-        low, high = display_scale(rewards)
+        scored_held_out = curve(state.evaluations, "reward") if state.evaluations_during else {}
+        low, high = display_scale([*rewards, *scored_held_out.values()])
         held_out = _held_out_lines(state, start, (low, high))
         parts.append(
             draw_plot(
@@ -97,7 +99,11 @@ def _held_out_lines(state: RunState, start: int, scale: tuple[float, float]) -> 
     for name in CURVE_NAMES:
         # Rewards of an earlier scoring are not comparable.
         points = curve(state.evaluations, name, after_step=state.scored_since_step)
-        values = [points.get(int(step or 0)) for step in steps]
+        values: list[float | None] = [None] * len(steps)
+        for step, value in points.items():
+            position = bisect_left(steps, step, key=lambda number: int(number or 0))
+            if position < len(steps) and steps[position] == step:
+                values[position] = value
         if any(value is not None for value in values):
             own = None if name == "reward" or scale == (0.0, 1.0) else (0.0, 1.0)
             label = "held out" if name == "reward" else name
