@@ -317,8 +317,8 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
         and (change := held_out.reward_change(before, after, inputs.trained.state.reward_name))
     ):
         name = inputs.trained.state.reward_name
-        yield f"The mean {_escape_markdown(name)} of the answers to {change.prompts} held-out prompts. The interval"
-        yield "is over the prompts: answers to the same prompt are not independent."
+        yield f"The mean {_escape_markdown(name)} of the answers to {change.prompts} held-out prompts. The"
+        yield "interval is over the prompts: answers to the same prompt are not independent."
         yield ""
         yield "| | before | after | 95% interval of the change |"
         yield "|---|---|---|---|"
