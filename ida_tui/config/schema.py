@@ -203,7 +203,7 @@ class EvaluationConfig(Section):
 
     enabled: bool = False
     """Evaluate before the first step and after the last step."""
-    every: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    every: Count = 0
     """Also evaluate after every this many steps, with the same sampling seed; 0: only before and after."""
     judged: bool = False
     """Also have the judge score the answers: both models' at the end, and those after every `every` steps.

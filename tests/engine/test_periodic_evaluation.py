@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.loop import train
@@ -18,6 +19,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store.checkpoints import best_checkpoint, list_checkpoints
+from tests.support.judge_server import ScriptedJudge, Status
 
 REWARDS = """import random
 
@@ -51,15 +53,28 @@ def run(
     *settings: str,
     watch: Watch = lambda event, control: None,
     resume: RunDirectory | None = None,
+    rubric: bool = True,
+    key: str | None = None,
 ) -> RunDirectory:
-    """Train a run, or the rest of one; returns its directory."""
+    """Train a run, or the rest of one; returns its directory.
+
+    Args:
+        folder: the folder of its output.
+        *settings: settings of the profile.
+        watch: receives every event.
+        resume: the run to resume.
+        rubric: whether functions score the answers, and not the judge.
+        key: the judge's API key.
+    """
     (folder / "rewards.py").write_text(REWARDS)
-    overrides = [f"rubric={folder}/rewards.py", f"output_dir={folder}/runs", *SETTINGS, *settings]
+    overrides = [f"output_dir={folder}/runs", *SETTINGS, *settings]
+    if rubric:
+        overrides.append(f"rubric={folder}/rewards.py")
     config = resolve("quickstart", overrides).config
     control = RunControl()
     train(
         config,
-        key=None,
+        key=key,
         argv=["ida-tui"],
         subscriber=Watcher(watch, control),  # type: ignore[arg-type]
         control=control,
@@ -161,3 +176,34 @@ def test_a_run_that_is_stopped_or_paused_in_an_evaluation_evaluates_that_step_an
     assert state.ended.status == "done"
     assert steps_of(state.evaluations_during) == [1, 2]
     assert weights(directory) == weights(evaluated)
+
+
+def test_with_a_judge_the_answers_are_judged_at_once_and_a_judge_that_fails_gives_no_reward(
+    tmp_path: Path,
+) -> None:
+    failing: list[int] = []
+
+    def watch(event: ev.Event, control: RunControl) -> None:
+        if isinstance(event, ev.EvaluationProgressed) and event.step == 2:
+            failing.append(event.step)
+        if isinstance(event, ev.EvaluationFinished):
+            failing.clear()
+
+    with ScriptedJudge(rule=lambda body: Status(401) if failing else None) as server:
+        directory = run(
+            tmp_path, *server.overrides, "evaluation.judged=true", "evaluation.every=1",
+            "evaluation.samples=1", "judge.price={input: 1, output: 1}", "judge.anchor_every=0",
+            watch=watch, rubric=False, key="sk-test-0123456789",
+        )  # fmt: skip
+
+    state = state_of(directory)
+    first, second = state.evaluations_during
+    assert first.reward is not None
+    assert list(first.scores) == list(IDA_AXIS_NAMES)
+    assert first.cost is not None
+    assert first.cost > 0
+    assert (second.reward, second.scores, second.harmless) == (None, {}, 20)
+    assert [n.text for n in state.notices if "the evaluation was not judged" in n.text]
+    assert state.evaluation_after is not None
+    assert state.evaluation_after.verdict
+    assert state.evaluation_after.reward is not None
