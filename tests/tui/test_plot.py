@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import HELD_OUT_STYLES, PlotLine, draw_plot
 
 VALUES = st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=300)
 
@@ -107,7 +107,8 @@ def test_nothing_is_drawn_without_enough_space(size: tuple[int, int]) -> None:
 
 def test_points_are_drawn_where_they_are_without_a_line_between_them() -> None:
     values = [0.5 if n in (10, 90) else None for n in range(101)]
-    line = PlotLine("held out", values, "$text-success", points=True)
+    color, shape = HELD_OUT_STYLES[0]
+    line = PlotLine("held out", values, color, points=shape)
 
     plain = draw_plot([line], low=0, high=1, width=120, height=8, axis=False).plain
 

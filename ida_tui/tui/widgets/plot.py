@@ -45,8 +45,14 @@ AXIS_STYLES = (
     LineStyle("$text-warning", (1, 1, 1, 1, 0, 1, 0)),
 )
 """Style of each axis of one run, in order."""
-HELD_OUT_STYLES = ("$text-success", "$text-primary", "$text-warning")
-"""Color of the points of each curve of the held-out prompts: reward, answered, declined."""
+PointShape = tuple[tuple[int, int], ...]
+"""Dots of a point, as columns and rows from its own."""
+HELD_OUT_STYLES: tuple[tuple[str, PointShape], ...] = (
+    ("$text-success", ((0, 0), (1, 0), (0, 1), (1, 1))),
+    ("$text-primary", ((0, 0), (0, 1), (0, 2))),
+    ("$text-warning", ((0, 0), (1, 0), (2, 0))),
+)
+"""Color and shape of the points of each curve of the held-out prompts: reward, answered, declined."""
 RUN_STYLES = (
     LineStyle("$text-accent", SOLID),
     LineStyle("$text-primary", DASHED),
@@ -69,7 +75,7 @@ class PlotLine:
         pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
         scale: lowest and highest value of its own scale; None is that of the plot.
-        points: draw every value as a point of its own, without a line between them.
+        points: shape of each value, which is drawn without a line to the next; empty draws a line.
     """
 
     name: str
@@ -78,7 +84,7 @@ class PlotLine:
     pattern: tuple[int, ...] = (1,)
     digits: int = 1
     scale: tuple[float, float] | None = None
-    points: bool = False
+    points: PointShape = ()
 
 
 def draw_plot(
@@ -118,7 +124,7 @@ def draw_plot(
         scale = line.scale or (low, high)
         if line.points:
             heights = _point_rows(line.values, 2 * columns, 4 * rows, *scale)
-            _draw_points(heights, number, dots, owner)
+            _draw_points(heights, line.points, number, dots, owner)
         else:
             heights = _dot_rows(line.values, 2 * columns, 4 * rows, *scale)
             _draw_line(heights, line.pattern, number, dots, owner)
@@ -207,17 +213,24 @@ def _point_rows(
 
 
 def _draw_points(
-    heights: Sequence[int | None], number: int, dots: list[list[int]], owner: list[list[int]]
+    heights: Sequence[int | None],
+    shape: PointShape,
+    number: int,
+    dots: list[list[int]],
+    owner: list[list[int]],
 ) -> None:
-    """Draw each value as a block of two by two dots."""
-    last_row, last_column = 4 * len(dots) - 1, 2 * len(dots[0]) - 1
+    """Draw each value with this shape, moved as far as needed to lie within the plot."""
+    last_column = 2 * len(dots[0]) - 1 - max(column for column, _ in shape)
+    last_row = 4 * len(dots) - 1 - max(row for _, row in shape)
     for x, height in enumerate(heights):
-        if height is None:
-            continue
-        for y in (height, height + 1 if height < last_row else height - 1):
-            for column in (x, x + 1 if x < last_column else x - 1):
-                dots[y // 4][column // 2] |= _DOT_BITS[column % 2][y % 4]
-                owner[y // 4][column // 2] = number
+        if height is not None:
+            for column, row in shape:
+                column, row = (
+                    max(0, min(x, last_column)) + column,
+                    max(0, min(height, last_row)) + row,
+                )
+                dots[row // 4][column // 2] |= _DOT_BITS[column % 2][row % 4]
+                owner[row // 4][column // 2] = number
 
 
 def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:

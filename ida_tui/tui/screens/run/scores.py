@@ -108,8 +108,8 @@ def _held_out_lines(state: RunState, start: int, scale: tuple[float, float]) -> 
             own = None if name == "reward" or scale == (0.0, 1.0) else (0.0, 1.0)
             label = "held out" if name == "reward" else name
             digits = 3 if name == "reward" else 2
-            style = HELD_OUT_STYLES[CURVE_NAMES.index(name)]
-            lines.append(PlotLine(label, values, style, (1,), digits, own, True))
+            color, shape = HELD_OUT_STYLES[CURVE_NAMES.index(name)]
+            lines.append(PlotLine(label, values, color, (1,), digits, own, shape))
     return lines
 
 
