@@ -159,7 +159,9 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
         ConsentRequired: the run asks for something that the person has not agreed to.
     """
     original = resolve(str(directory.config), [], verify=False).config
-    config = resolve(str(directory.config), overrides, uses=("judge", "code")).config
+    config = resolve(
+        str(directory.config), overrides, uses=("judge", "code"), data="download"
+    ).config
     for key in FIXED_ON_RESUME:
         if _get_value(original, key) != _get_value(config, key):
             raise UsageError(
@@ -168,6 +170,16 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
                 where=f"command line: {key}",
             )
     return config
+
+
+def data_has_changed(directory: RunDirectory, config: Config) -> bool:
+    """Whether a run resumes with other contents of the same data files."""
+    before, after = resolve(str(directory.config), [], verify=False).config.prompts, config.prompts
+    same_source = (
+        before.source is not None
+        and before.trained_on() == after.model_copy(update={"digest": before.digest}).trained_on()
+    )
+    return same_source and before.digest != after.digest
 
 
 def _stop_session(session: Session) -> None:

@@ -58,9 +58,10 @@ training:
   learning_rate: 1e-3
 ```
 
-On the command line `model=NAME`, `judge=NAME`, `rubric=NAME` and `prompts=NAME` choose profiles first; then
-dotted keys change single values, and the last one wins. A wrong key or value, or values that contradict each
-other, stop the command with the place and the fix.
+On the command line `model=NAME`, `judge=NAME`, `rubric=NAME` and `prompts=NAME` choose profiles first, and
+`prompts=train.jsonl` or `prompts=org/dataset` [your own data](data.md); then dotted keys change single
+values, and the last one wins. A wrong key or value, or values that contradict each other, stop the command
+with the place and the fix.
 """
 
 COMMANDS_HEAD = """\

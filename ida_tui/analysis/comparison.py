@@ -174,7 +174,7 @@ def _find_warnings(runs: Sequence[Run]) -> list[str]:
         for n, run in enumerate(runs)
         for sentence in change_sentences(run.state.scoring)[-1:]
     ]
-    known = [run.config.prompts.train() for run in runs if not run.config_error]
+    known = [run.config.prompts.trained_on() for run in runs if not run.config_error]
     if any(prompts != known[0] for prompts in known):
         warnings.append("The training prompts differ, so rewards are only roughly comparable.")
     evaluation_setups = [

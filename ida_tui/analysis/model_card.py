@@ -210,12 +210,13 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
         loss += f", ratios of each {training.importance_sampling_level}"
     run = inputs.trained.state.run
     revision = f", revision {config.model.revision}" if config.model.revision else ""
+    prompts = run.prompts if run else len(config.prompts.train())
     rows = [
         ("base", _base_name(config) + revision),
         ("profile", config.name),
         ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
-        ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
+        ("prompts", f"{config.prompts.name}, {prompts} for training"),
         *_conversation_rows(config),
         ("method", config.lora.describe() if training.method == "lora" else "all weights"),
         ("loss", loss),

@@ -83,7 +83,7 @@ class RejudgeResult:
 
 def draw_completions(
     directory: RunDirectory,
-    kinds: Mapping[str, PromptKind],
+    kinds: Mapping[str, PromptKind | None],
     *,
     count: int | None,
     seed: int,
@@ -121,7 +121,7 @@ def draw_completions(
 
 
 def build_requests(
-    completions: Sequence[Completion], kinds: Mapping[str, PromptKind]
+    completions: Sequence[Completion], kinds: Mapping[str, PromptKind | None]
 ) -> list[JudgeRequest]:
     """The judge requests for the completions, in the same order."""
     return [

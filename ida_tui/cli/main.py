@@ -29,7 +29,7 @@ from ida_tui.errors import (
 from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.resolve import ResolvedExperiment
+    from ida_tui.config.resolve import DataUse, ResolvedExperiment
 
 EXAMPLES = """\
 examples:
@@ -294,7 +294,11 @@ def _show_profile(options: argparse.Namespace) -> ExitCode:
 def _check_profile(options: argparse.Namespace) -> ExitCode:
     from ida_tui.planning.preview import render_preview
 
-    print(multiple_lines(render_preview(_resolve_profile(options.check, options.overrides))))
+    print(
+        multiple_lines(
+            render_preview(_resolve_profile(options.check, options.overrides, data="download_own"))
+        )
+    )
     return ExitCode.DONE
 
 
@@ -306,13 +310,15 @@ _FLAG_HANDLERS = {
 }
 
 
-def _resolve_profile(profile: str, overrides: list[str]) -> ResolvedExperiment:
+def _resolve_profile(
+    profile: str, overrides: list[str], data: DataUse = "download"
+) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
     if "=" in profile and not Path(profile).is_file():
-        return resolve(None, [profile, *overrides])
-    return resolve(profile, overrides)
+        return resolve(None, [profile, *overrides], data=data)
+    return resolve(profile, overrides, data=data)
 
 
 def _epilog() -> str:

@@ -17,24 +17,29 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import platformdirs
 from dotenv import dotenv_values
 
 from ida_tui.config import profiles
+from ida_tui.config.data.source import is_hub_id
 from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.util.paths import display_path, expand_home
 
-Use = Literal["judge", "code", "output"]
-"""What a command does with a profile: send the judge its key, load the model, create a run directory."""
+Use = Literal["judge", "code", "output", "data"]
+"""What a command does with a profile: send the judge its key, load the model, create a run directory, send
+the judge the rows of a data file; whoever may call the judge may do that."""
 ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
 RESUME_USES: tuple[Use, ...] = ("judge", "code")
 """Uses of the profile of an existing run, which writes only into its own directory."""
-CONSENT_KEYS = ("judge.base_url", "judge.api_key_env", "model.trust_remote_code")
+CONSENT_KEYS = (
+    "judge.base_url", "judge.api_key_env", "model.trust_remote_code", "prompts.source",
+    "prompts.held_out_source",
+)  # fmt: skip
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -47,7 +52,8 @@ class Consent:
 
     use: Use
     subject: tuple[str, ...]
-    """Endpoint and environment variable of a key; source of a model's code; output folder."""
+    """Endpoint and environment variable of a key; source of a model's code; output folder; endpoint and data
+    file."""
 
     def description(self) -> str:
         """What would happen, as the end of a sentence that starts with the profile."""
@@ -56,6 +62,9 @@ class Consent:
             return f"sends the environment variable {variable} to {endpoint}"
         if self.use == "code":
             return f"runs the Python code of the model in {self.subject[0]}"
+        if self.use == "data":
+            endpoint, file = self.subject
+            return f"sends the rows of {file} to {endpoint}"
         return f"writes its runs to {self.subject[0]}"
 
 
@@ -94,7 +103,7 @@ def require_consent(
     Raises:
         ConsentRequired: an agreement is missing.
     """
-    asked = [entry for entry in _asked(config, origins, file) if entry[0].use in uses]
+    asked = [entry for entry in _asked(config, origins, file) if _is_used(entry[0], uses)]
     given = read_consents() if asked else frozenset()
     missing = [entry for entry in asked if entry[0] not in given]
     if missing:
@@ -120,7 +129,8 @@ def consents_of_run(
         consents.add(key)
     if outside := _outside_folder(config):
         consents.add(outside)
-    return {consent for consent in consents if consent.use in uses}
+    consents |= {consent for consent, _ in _sent_files(config)}
+    return {consent for consent in consents if _is_used(consent, uses)}
 
 
 def remember_run(config: Config, directory: Path | None, uses: Collection[Use] = ALL_USES) -> None:
@@ -180,7 +190,7 @@ def read_consents() -> frozenset[Consent]:
                 return frozenset()
             rows = json.loads(stream.read(_MAX_FILE_BYTES))["agreed"]
         return frozenset(
-            Consent(row[0], tuple(map(str, row[1:]))) for row in rows if row[0] in ALL_USES
+            Consent(row[0], tuple(map(str, row[1:]))) for row in rows if row[0] in get_args(Use)
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
         return frozenset()
@@ -201,7 +211,7 @@ def _asked(
         yield key, words, foreign[0]
     trust = "model.trust_remote_code"
     if origins.get(trust) != COMMAND_LINE_ORIGIN:
-        run = None if _is_own(Origin(file)) or file.name != "config.yaml" else file.parent
+        run = None if is_own(Origin(file)) or file.name != "config.yaml" else file.parent
         foreign = _foreign_keys(origins, (trust, "model.path", "model.revision"))
         for source in _code_sources(config, run):
             if foreign or (run and source == str(run.resolve())):
@@ -211,22 +221,29 @@ def _asked(
                     foreign[0] if foreign else trust,
                 )
     # A profile that the person names is theirs to run; the profile that a run has left behind is not.
-    if file.name == "config.yaml" and not _is_own(Origin(file)):
+    if file.name == "config.yaml" and not is_own(Origin(file)):
         for axis, source in _function_sources(config):
             key_of_axis = f"rubric.axes.{axis}.function"
             if origins.get(key_of_axis) != COMMAND_LINE_ORIGIN:
                 words = [f"{key_of_axis}={config.rubric.axes[axis].function}"]
                 yield Consent("code", (source,)), words, key_of_axis
+    for consent, key_of_file in _sent_files(config):
+        if _foreign_keys(origins, (key_of_file,)):
+            folder = origins[key_of_file].file
+            if folder is None or not Path(consent.subject[1]).is_relative_to(
+                folder.parent.resolve()
+            ):
+                yield consent, [f"{key_of_file}={consent.subject[1]}"], key_of_file
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
 
 
 def _foreign_keys(origins: Mapping[str, Origin], keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if key in origins and not _is_own(origins[key])]
+    return [key for key in keys if key in origins and not is_own(origins[key])]
 
 
-def _is_own(origin: Origin) -> bool:
+def is_own(origin: Origin) -> bool:
     """Whether a value is the person's: typed, a default, in a shipped profile or in the user's folder."""
     if origin.file is None:
         return True
@@ -274,7 +291,7 @@ def _known_pairs() -> Iterator[Consent]:
             node = profiles.load_profile("judges", name)
             assert isinstance(node.value, dict)
             entries = {key: node.value.get(key) for key in ("base_url", "api_key_env")}
-            if all(entry is None or _is_own(entry.origin) for entry in entries.values()):
+            if all(entry is None or is_own(entry.origin) for entry in entries.values()):
                 base_url, variable = (
                     to_plain(entry) if isinstance(entry, Node) else fields[key].default
                     for key, entry in entries.items()
@@ -300,6 +317,25 @@ def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
     for name, axis in config.rubric.computed_axes.items():
         options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
         yield name, f"{axis.function}{options}"
+
+
+def _is_used(consent: Consent, uses: Collection[Use]) -> bool:
+    return consent.use in uses or (consent.use == "data" and "judge" in uses)
+
+
+def _sent_files(config: Config) -> Iterator[tuple[Consent, str]]:
+    """Data files outside of the working directory that a judge elsewhere would see, each with its key."""
+    judge = config.judge
+    if judge.kind != "openai" or is_local(judge.base_url):
+        return
+    for key in ("source", "held_out_source"):
+        source = getattr(config.prompts, key)
+        if source is not None and not is_hub_id(source):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                file = expand_home(source).resolve()
+                if not file.is_relative_to(Path.cwd().resolve()):
+                    endpoint = endpoint_of(judge.base_url)
+                    yield Consent("data", (endpoint, str(file))), f"prompts.{key}"
 
 
 def _outside_folder(config: Config) -> Consent | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ida_tui.config.prompts import PromptRows
 from ida_tui.config.schema import Prompt
 
 ChatMessage = dict[str, str]
@@ -61,6 +62,8 @@ def chat_messages(
 
 def longest_prompt_characters(prompts: Iterable[Prompt], default_system: str | None) -> int:
     """Characters of the longest of these prompts, with its context; 0 without prompts."""
+    if isinstance(prompts, PromptRows):
+        return prompts.longest_characters(default_system or "")
     return max(
         (
             len(prompt.text)

@@ -6,9 +6,12 @@ raise a `UsageError`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.cells import cell_len
 
 from ida_tui.config import profiles
 from ida_tui.config.profiles import PROFILE_KINDS, ProfileKind
@@ -18,7 +21,7 @@ from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, is_file
 from ida_tui.util.secrets import is_variable_name
-from ida_tui.util.text import quoted, strip_credentials
+from ida_tui.util.text import pad_right, quoted, strip_credentials
 
 _MAX_VALUE_WIDTH = 56
 """Maximum width of a value in `--show`; longer values are truncated."""
@@ -105,7 +108,7 @@ def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
     """One line per value, `key = value    # origin`, with a blank line between sections."""
     shown_rows = value_rows(resolved)
     key_width = max(len(key) for key, _, _ in shown_rows)
-    value_width = max(len(value) for _, value, _ in shown_rows)
+    value_width = max(cell_len(value) for _, value, _ in shown_rows)
     lines: list[str] = []
     section = ""
     for key, value, origin in shown_rows:
@@ -115,7 +118,7 @@ def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
         if row_section != section:
             lines.append("")
             section = row_section
-        lines.append(f"{key:<{key_width}} = {value:<{value_width}}  # {origin}")
+        lines.append(f"{key:<{key_width}} = {pad_right(value, value_width)}  # {origin}")
     return "\n".join(lines)
 
 
@@ -227,11 +230,11 @@ def _iter_values(values: Mapping[str, Value], prefix: str = "") -> Iterator[tupl
 def _prompts_summary(prompts: list[Value]) -> str:
     prompt_set = PromptSet.model_validate({"prompts": prompts})
     train, held_out = prompt_set.train(), prompt_set.held_out()
-    unsafe = sum(p.kind == "unsafe" for p in prompt_set.prompts)
-    return (
-        f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out;"
-        f" {len(prompts) - unsafe} harmless, {unsafe} unsafe"
-    )
+    kinds = Counter(p.kind for p in prompt_set.prompts)
+    shown = f"{kinds['harmless']} harmless, {kinds['unsafe']} unsafe"
+    if kinds[None]:
+        shown += f", {kinds[None]} without a kind"
+    return f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out; {shown}"
 
 
 def _format_value(value: object) -> str:

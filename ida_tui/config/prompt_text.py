@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -29,8 +28,17 @@ P = TypeVar("P", bound=HasText)
 def normalize_prompt(text: str) -> str:
     """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
     words = " ".join(text.casefold().split())
+    start, end = 0, len(words)
+    while start < end and not _is_word_character(words[start]):
+        start += 1
+    while start < end and not _is_word_character(words[end - 1]):
+        end -= 1
     # A text without any letter or digit has nothing but punctuation.
-    return re.sub(r"^\W+|\W+$", "", words) or words
+    return words[start:end] or words
+
+
+def _is_word_character(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def _identity(prompt: HasText) -> Hashable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ida_tui.config.prompt_text import separate_repeated
+from collections.abc import Sequence
+
 from ida_tui.config.schema import Prompt, PromptSet
 
 
@@ -19,7 +20,7 @@ def repeated_held_out_note(prompts: PromptSet) -> str:
 
 def repeated_training_note(prompts: PromptSet) -> str:
     """Which training prompts repeat the text of another one; empty if there are none."""
-    repeated = separate_repeated(prompts.train())[1]
+    repeated = prompts.repeated_training()
     if not repeated:
         return ""
     return (
@@ -28,11 +29,11 @@ def repeated_training_note(prompts: PromptSet) -> str:
     )
 
 
-def _count_text(repeated: list[tuple[Prompt, Prompt]], name: str) -> str:
+def _count_text(repeated: Sequence[tuple[Prompt, Prompt]], name: str) -> str:
     count = len(repeated)
     return f"{count} {name} prompt{'s have' if count != 1 else ' has'}"
 
 
-def _first_pairs(repeated: list[tuple[Prompt, Prompt]]) -> str:
-    pairs = [f'"{prompt.id}" = "{earlier.id}"' for prompt, earlier in repeated]
-    return ", ".join(pairs[:3]) + (", …" if len(pairs) > 3 else "")
+def _first_pairs(repeated: Sequence[tuple[Prompt, Prompt]]) -> str:
+    pairs = [f'"{prompt.id}" = "{earlier.id}"' for prompt, earlier in repeated[:3]]
+    return ", ".join(pairs) + (", …" if len(repeated) > 3 else "")

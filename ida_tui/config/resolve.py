@@ -10,16 +10,19 @@ with location and fix. `to_yaml` writes the result as a profile that can run aga
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
-from ida_tui.config.consent import ALL_USES, Use, require_consent
+from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
+from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
+from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
@@ -27,6 +30,7 @@ from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
+    DEFAULT_ORIGIN,
     Node,
     Origin,
     Value,
@@ -36,8 +40,8 @@ from ida_tui.config.yaml_tree import (
     to_plain,
 )
 from ida_tui.errors import UsageError
-from ida_tui.util.finding import Finding
-from ida_tui.util.paths import expand_home, is_directory
+from ida_tui.util.finding import Finding, note_finding
+from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.text import quoted, short_key
 
 CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
@@ -48,7 +52,15 @@ CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
     "prompts": PromptSet,
 }
 
-_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+_REPLACED_BY_SOURCE = (
+    "description", "version", "prompts", "only", "subset", "split", "revision", "columns",
+    "held_out_split", "held_out_source", "digest",
+)  # fmt: skip
+"""Keys of a prompt set that another source makes meaningless."""
+DataUse = Literal["download", "download_own", "local", "optional"]
+"""How the source of the prompts is read: it must be readable, and a Hugging Face dataset is downloaded, or
+downloaded if the person named it, or not downloaded; or it is noted that it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ def resolve(
     *,
     verify: bool = True,
     uses: tuple[Use, ...] | None = None,
+    data: DataUse | None = None,
 ) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
@@ -91,6 +104,8 @@ def resolve(
         verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
         uses: what the caller does with the experiment, for which the person must have agreed to the values
             of somebody else's file; by default everything if `verify`, otherwise nothing.
+        data: how the source of the prompts is read, with `verify`; by default it is downloaded if the caller
+            may do everything with the experiment, otherwise optional.
 
     Raises:
         UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
@@ -119,11 +134,18 @@ def resolve(
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
     tree = _without_needless_judge(tree)
-    config, raw, origins = validate(Config, tree)
+    config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
     config = with_template_text(config, origin_of(origins, "model.chat_template"))
-    findings = check_config(config) if verify else []
+    if uses is None:
+        uses = ALL_USES if verify else ()
+    findings: list[Finding] = []
+    data = data or ("download" if "output" in uses else "optional")
+    if verify and config.prompts.source is not None and data != "optional":
+        config, findings = _load_source(config, origins, data)
+    if verify:
+        findings = sorted([*check_config(config), *findings], key=lambda found: found.severity)
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         error = errors[0]
@@ -137,10 +159,37 @@ def resolve(
             error.fix + more_problems_hint([f.about for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
-    if uses is None:
-        uses = ALL_USES if verify else ()
     require_consent(config, origins, file, uses)
     return ResolvedExperiment(config, origins, raw, file, tuple(findings))
+
+
+def _load_source(
+    config: Config, origins: Mapping[str, Origin], data: DataUse
+) -> tuple[Config, list[Finding]]:
+    """The experiment with its data read, and with the digest and commit of the data."""
+    prompts = config.prompts
+    own = is_own(origins.get("prompts.source", DEFAULT_ORIGIN))
+    try:
+        loaded = prompts.load(download=data == "download" or (data == "download_own" and own))
+    except UsageError as error:
+        if not error.where.startswith("prompts."):
+            raise
+        place = f"{origin_of(origins, error.where)}: {error.where}"
+        raise UsageError(error.title, error.hint, where=place) from None
+    digest, findings = loaded.digest(), []
+    if prompts.digest not in (None, digest):
+        findings.append(
+            note_finding(
+                "prompts.source",
+                "the data is not the one that this profile was written with: its digest is another",
+                "use the earlier data, or remove prompts.digest",
+            )
+        )
+    update: dict[str, object] = {"digest": digest}
+    if loaded.files[0].commit is not None:
+        update["revision"] = loaded.files[0].commit
+    prompts = prompts.model_copy(update=update)
+    return config.model_copy(update={"prompts": prompts}), findings
 
 
 def resolve_profile(kind: ProfileKind, name: str) -> ResolvedProfile:
@@ -150,7 +199,10 @@ def resolve_profile(kind: ProfileKind, name: str) -> ResolvedProfile:
         UsageError: the profile does not exist or contains an invalid value.
     """
     file = profiles.find_profile(kind, name)
-    config, _, origins = validate(CONFIG_CLASSES[kind], profiles.load_profile(kind, name))
+    tree = profiles.load_profile(kind, name)
+    if kind == "prompts":
+        tree = _locate_sources(tree)
+    config, _, origins = validate(CONFIG_CLASSES[kind], tree)
     return ResolvedProfile(kind, config, origins, file)
 
 
@@ -249,20 +301,47 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
                     where=f"{parent.origin}: {section}.extends",
                 )
             base = _load_section(section, kind, parent.value, parent.origin)
+            if section == "prompts" and "source" in values:
+                base = _without_keys(base, _REPLACED_BY_SOURCE)
+                values = {"name": _source_name(values["source"]), **values}
+            if section == "rubric" and _has_other_axes(base, values):
+                base = Node({}, base.origin)
             entries[section] = merge(base, Node(values, node.origin), SECTIONS)
     return Node(entries, root.origin)
+
+
+def _source_name(source: Node) -> Node:
+    return Node(_data_name(str(source.value)), source.origin)
+
+
+def _has_other_axes(base: Node, values: Mapping[str, Node]) -> bool:
+    """Whether a rubric names axes that the extended one does not have, so that nothing of it fits."""
+    axes = values.get("axes")
+    if axes is None or not isinstance(axes.value, dict):
+        return False
+    assert isinstance(base.value, dict)
+    known = base.value.get("axes")
+    return not (
+        known is not None
+        and isinstance(known.value, dict)
+        and axes.value.keys() <= known.value.keys()
+    )
 
 
 def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
     """A section given by profile name.
 
-    A model can also be a folder or a Hugging Face id, a rubric also a Python file of reward functions.
+    A model can also be a folder or a Hugging Face id, a rubric also a Python file of reward functions, and
+    prompts a data file or a dataset.
     """
+    if kind == "prompts" and names_data(name):
+        entries = {"name": Node(_data_name(name), origin), "source": Node(name, origin)}
+        return Node(entries, origin)
     if kind == "rubrics" and (name.endswith(".py") or ".py:" in name):
         return parse_yaml(json.dumps(rubric_of_file(name)), origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
-    if is_directory(expand_home(name)) or _HUB_ID_PATTERN.fullmatch(name):
+    if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):
         path = str(expand_home(name))
         entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
@@ -279,19 +358,66 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         raise
 
 
+def _without_keys(node: Node, keys: Collection[str]) -> Node:
+    assert isinstance(node.value, dict)
+    return Node({k: child for k, child in node.value.items() if k not in keys}, node.origin)
+
+
+def _data_name(source: str) -> str:
+    return source.partition("/")[2] if is_hub_id(source) else Path(source).stem
+
+
+def names_data(name: str) -> bool:
+    """Whether the prompts of an experiment name a data file or a dataset, not a profile."""
+    path = Path(name.lower())
+    if path.suffix in COMPRESSED_SUFFIXES:
+        path = path.with_suffix("")
+    if path.suffix in DATA_SUFFIXES:
+        return True
+    return is_hub_id(name) and not name.endswith((".yaml", ".yml"))
+
+
+def _with_located_sources(root: Node) -> Node:
+    """The tree with the data files of its prompts as absolute paths.
+
+    A relative path starts at the folder of the file that contains it, or else at the working directory.
+    """
+    assert isinstance(root.value, dict)
+    prompts = root.value.get("prompts")
+    if prompts is None or not isinstance(prompts.value, dict):
+        return root
+    return Node({**root.value, "prompts": _locate_sources(prompts)}, root.origin)
+
+
+def _locate_sources(prompts: Node) -> Node:
+    assert isinstance(prompts.value, dict)
+    entries = dict(prompts.value)
+    for key in ("source", "held_out_source"):
+        node = entries.get(key)
+        if node is not None and isinstance(node.value, str) and "\0" not in node.value:
+            folder = node.origin.file.parent if node.origin.file else Path.cwd()
+            path = expand_home(node.value)
+            candidates = (folder / path, Path.cwd() / path)
+            if found := next((file for file in candidates if is_file(file)), None):
+                entries[key] = Node(os.path.abspath(found), node.origin)  # noqa: PTH100 - keeps links
+    return Node(entries, prompts.origin)
+
+
 def _path_name(path: str) -> str:
     return Path(path).resolve().name if path.startswith(".") else Path(path).name
 
 
 def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
-    """Drop profile facts about a model or judge that an override replaces.
+    """Drop profile facts about a model, a judge or prompts that an override replaces.
 
-    A parameter count, download size or price is only valid for the original model or judge.
+    A parameter count, download size, price or column is only valid for the original.
     """
     overrides = {
         key: text for key, text in overrides.items() if not _is_same_value(root, key, text)
     }
     stale: dict[str, list[str]] = {}
+    if "prompts.source" in overrides:
+        stale["prompts"] = list(_REPLACED_BY_SOURCE)
     if "model.path" in overrides:
         stale["model"] = [
             "description", "revision", "trust_remote_code", "parameters", "context_length",
@@ -299,6 +425,11 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         ]  # fmt: skip
     if "judge.model" in overrides or "judge.base_url" in overrides:
         stale["judge"] = ["description", "price", "shutdown_date"]
+    labels = {
+        "prompts": _data_name(overrides.get("prompts.source", "")),
+        "model": _path_name(overrides.get("model.path", "")),
+        "judge": overrides.get("judge.model"),
+    }
     assert isinstance(root.value, dict)
     entries = dict(root.value)
     for section, keys in stale.items():
@@ -306,11 +437,8 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         if node is None or not isinstance(node.value, dict):
             continue
         remaining = {key: child for key, child in node.value.items() if key not in keys}
-        label = overrides.get("model.path") if section == "model" else overrides.get("judge.model")
-        if label:
-            remaining["name"] = Node(
-                _path_name(label) if section == "model" else label, COMMAND_LINE_ORIGIN
-            )
+        if label := labels[section]:
+            remaining["name"] = Node(label, COMMAND_LINE_ORIGIN)
         entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
 

@@ -9,12 +9,15 @@ file and line.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ida_tui.config import embedded
-from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.prompts import Message as Message
+from ida_tui.config.prompts import Prompt as Prompt
+from ida_tui.config.prompts import PromptKind as PromptKind
+from ida_tui.config.prompts import PromptSet as PromptSet
 from ida_tui.config.rubric import RubricAxis as RubricAxis
 from ida_tui.config.rubric import RubricConfig as RubricConfig
 from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
@@ -24,8 +27,6 @@ from ida_tui.config.sections.training import TrainingConfig
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-PromptKind = Literal["harmless", "unsafe"]
-Split = Literal["train", "held-out"]
 
 
 class ModelConfig(Section):
@@ -66,77 +67,6 @@ class ModelConfig(Section):
             return embedded.model_folder()
         path = Path(self.path).expanduser()
         return path if path.is_dir() else None
-
-
-class Message(Section):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    """Who wrote it."""
-    content: str
-    """Its text."""
-
-
-class Prompt(Section):
-    """One user request for the model to answer, with the conversation before it."""
-
-    id: Annotated[str, Field(min_length=1)]
-    """Unique within the prompt set."""
-    kind: PromptKind
-    """The model should answer `harmless` requests, and decline `unsafe` ones with a safe alternative."""
-    split: Split = "train"
-    """`train` prompts are used for training; `held-out` prompts only for evaluation."""
-    text: Annotated[str, Field(min_length=1)]
-    """Text of the user's last message, which the model answers."""
-    system: str | None = Field(default=None, exclude_if=lambda system: system is None)
-    """System prompt; null uses that of the prompt set, and an empty text is none."""
-    history: list[Message] = Field(default_factory=list, exclude_if=lambda messages: not messages)
-    """Earlier messages of the conversation, oldest first."""
-    columns: dict[str, Any] = Field(default_factory=dict)
-    """Further columns of its row, such as the right answer, for reward functions and the rubric."""
-
-
-class PromptSet(Section):
-    """The training and held-out prompts of an experiment."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the texts change."""
-    system: str | None = None
-    """System prompt of all prompts that have none of their own."""
-    only: list[str] | None = None
-    """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
-    prompts: list[Prompt]
-    """List of prompts."""
-
-    def train(self) -> list[Prompt]:
-        """The training prompts, in order."""
-        train = [p for p in self.prompts if p.split == "train"]
-        if self.only is None:
-            return train
-        only = set(self.only)
-        return [p for p in train if p.id in only]
-
-    def column_names(self) -> list[str]:
-        """Names of the further columns of all training prompts, in order."""
-        rows = self.train()
-        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
-        return [name for name in (rows[0].columns if rows else ()) if name in shared]
-
-    def held_out(self) -> list[Prompt]:
-        """The held-out prompts, in order, without those whose text is trained on or repeated."""
-        return self._separate_held_out()[0]
-
-    def repeated_held_out(self) -> list[tuple[Prompt, Prompt]]:
-        """The held-out prompts that are left out, each with the prompt of the same text."""
-        return self._separate_held_out()[1]
-
-    def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
-        held_out = [p for p in self.prompts if p.split == "held-out"]
-        return separate_repeated(held_out, self.train())
 
 
 class Price(Section):

@@ -84,7 +84,11 @@ def validate(
     assert isinstance(values, dict)
     origins_by_key = {"": root.origin, **dict(iter_origins(root))}
     for key, leaf in iter_leaves(values):
-        if isinstance(leaf, str) and not _is_storable(leaf) and not key.startswith("prompts."):
+        if (
+            isinstance(leaf, str)
+            and not _is_storable(leaf)
+            and not key.startswith("prompts.prompts.")
+        ):
             raise UsageError(
                 "the text has a null character or half of a character pair",
                 "remove it; no file name, address or file can hold it",

@@ -193,6 +193,13 @@ def parse_yaml(text: str, origin: Origin) -> Node:
             else "check indentation, colons and quotes; text with special characters needs quotes",
             where=str(position),
         ) from error
+    except TooManyValues:
+        raise UsageError(
+            f"the file has more than {MAX_PARSED_NODES:,} keys and values, the maximum of YAML",
+            "write the prompts as JSON lines, which have no such maximum, and use prompts=FILE.jsonl:\n"
+            '{"id": "a", "prompt": "How do I whisk an egg?"}',
+            where=str(origin),
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         deep = isinstance(error, RecursionError)
         problem = "too deeply nested" if deep else (str(error) or "unreadable").splitlines()[0]
@@ -312,6 +319,10 @@ _RESOLVERS = (
 )
 
 
+class TooManyValues(yaml.YAMLError):
+    """A text has more than `MAX_PARSED_NODES` keys and values."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML loader that checks the limits while parsing, because composing a large text can take minutes."""
 
@@ -322,8 +333,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._composed += 1
         self._depth += 1
-        if self._composed > MAX_PARSED_NODES or self._depth > 2 * MAX_DEPTH:
-            raise yaml.YAMLError("too deeply nested, or too many values")
+        if self._composed > MAX_PARSED_NODES:
+            raise TooManyValues
+        if self._depth > 2 * MAX_DEPTH:
+            raise yaml.YAMLError("too deeply nested")
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -16,6 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.util.text import printable
 
 MAX_MESSAGE_CHARS = 200
 """Maximum length of a displayed server message, in characters."""
@@ -77,7 +78,7 @@ def redact(text: str, key: str | None) -> str:
     if key:
         text = text.replace(key, "[key]")
     text = _SECRET_PATTERN.sub("[key]", text[:2000])
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(printable(text, " ").split())
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
 
 

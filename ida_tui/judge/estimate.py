@@ -12,11 +12,15 @@ from ida_tui.judge.backends.openai.prompt import system_message
 _CHARS_PER_TOKEN = 4.0
 _TYPICAL_COMPLETION_TOKENS = 250
 _TYPICAL_REPLY_TOKENS = 60
+_SAMPLED_PROMPTS = 2000
 
 
 def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
     """Input and output tokens of one typical call, from the lengths of the rubric and the prompts."""
-    lengths = [longest_prompt_characters([p], prompts.system) for p in prompts.prompts]
+    rows = prompts.rows()
+    # A sample of a large set.
+    rows = rows[:: max(1, len(rows) // _SAMPLED_PROMPTS)]
+    lengths = [longest_prompt_characters([prompt], prompts.system) for prompt in rows]
     chars = len(system_message(rubric)) + sum(lengths) / max(1, len(lengths))
     return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
 

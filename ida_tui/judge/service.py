@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config, JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
@@ -36,12 +37,13 @@ from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import VerdictCache, cache_folder
+from ida_tui.judge.cache.store import VerdictCache
 from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, rubric_formula
+from ida_tui.util.paths import cache_folder
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
 from ida_tui.util.thoughts import split_thought
@@ -151,7 +153,7 @@ class JudgeService:
         self._on_event = options.on_event
         self._retry_base_s = options.retry_base_s
         self._offline = (
-            OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
+            OfflineScorer(list(texts_of(prompts.rows()))) if config.kind == "offline" else None
         )
         self._cache_keys = CacheKeyBuilder.for_endpoint(config, rubric)
         self._cache: VerdictCache | None = None

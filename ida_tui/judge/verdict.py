@@ -27,7 +27,7 @@ class JudgeRequest:
     prompt_id: str
     prompt: str
     """The text of the prompt."""
-    kind: PromptKind
+    kind: PromptKind | None
     """The prompt's known kind; only the offline judge and judge plugins see it."""
     completion: str
     sample_index: int = 0

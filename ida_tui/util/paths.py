@@ -5,7 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from ida_tui.errors import UsageError
+
+CACHE_DIR_VARIABLE = "IDA_TUI_CACHE_DIR"
+
+
+def cache_folder() -> Path:
+    """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
+    configured = os.environ.get(CACHE_DIR_VARIABLE)
+    return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
 def display_path(path: Path) -> str:

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
+
 MAX_CELL_WIDTH = 44
 """Maximum width of a table cell, in columns; longer text is truncated."""
 
@@ -24,9 +26,23 @@ def quoted(value: object) -> str:
     return json.dumps(short.encode("utf-8", "replace").decode(), ensure_ascii=False)
 
 
+_JOINERS = "\u200c\u200d"
+"""Invisible parts of emoji and of the scripts of Persia and India, which Python calls not printable."""
+
+
 def one_line(line: str) -> str:
-    """One line of untrusted text, with every non-printable character replaced by `?`."""
-    return "".join(c if c.isprintable() else "?" for c in line)
+    """One line of untrusted text: spaces of all widths are spaces, and other non-printable characters `?`."""
+    return printable(line, "?")
+
+
+def printable(text: str, other: str) -> str:
+    """A text with spaces of all widths as spaces, and `other` for every other non-printable character."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in _JOINERS else " " if unicodedata.category(c) == "Zs" else other
+        for c in text
+    )
 
 
 def multiple_lines(text: str) -> str:
@@ -98,20 +114,27 @@ def table_lines(
         rows: label and cells of each row; as many cells as there are column names.
     """
     cells = [[_truncate_cell(cell) for cell in row] for _, row in rows]
-    first = max((len(label) for label, _ in rows), default=0)
-    columns = [max(map(len, column)) for column in zip(column_names, *cells, strict=True)]
+    first = max((cell_len(label) for label, _ in rows), default=0)
+    columns = [max(map(cell_len, column)) for column in zip(column_names, *cells, strict=True)]
     lines = []
     for label, row in (
         ("", column_names),
         *((label, row) for (label, _), row in zip(rows, cells, strict=True)),
     ):
-        padded = [f"{cell:<{width}}" for cell, width in zip(row, columns, strict=True)]
-        lines.append("   ".join([f"  {label:<{first}}", *padded]).rstrip())
+        padded = [pad_right(cell, width) for cell, width in zip(row, columns, strict=True)]
+        lines.append("   ".join([f"  {pad_right(label, first)}", *padded]).rstrip())
     return lines
 
 
+def pad_right(text: str, width: int) -> str:
+    """A text with spaces up to a width in terminal cells; a letter of Chinese has two cells."""
+    return text + " " * (width - cell_len(text))
+
+
 def _truncate_cell(text: str) -> str:
-    return text if len(text) <= MAX_CELL_WIDTH else f"{text[: MAX_CELL_WIDTH - 1]}…"
+    if cell_len(text) <= MAX_CELL_WIDTH:
+        return text
+    return f"{set_cell_size(text, MAX_CELL_WIDTH - 1).rstrip()}…"
 
 
 _SPACELESS = (

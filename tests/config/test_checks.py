@@ -230,12 +230,14 @@ def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
 
 
 def model_folder(folder: Path, settings: object) -> Path:
-    """A folder with a config.json and a weight file of one 2 × 3 tensor and its tied copy."""
+    """A folder with a config.json, a chat template, and a weight file of a 2 × 3 tensor and its tied copy."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     tensor = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
-    header = json.dumps({"__metadata__": {}, "embed.weight": tensor, "lm_head.weight": tensor})
-    data = struct.pack("<Q", len(header)) + header.encode() + bytes(24)
+    copy = {**tensor, "data_offsets": [24, 48]}
+    header = json.dumps({"__metadata__": {}, "embed.weight": tensor, "lm_head.weight": copy})
+    data = struct.pack("<Q", len(header)) + header.encode() + bytes(48)
     (folder / "model.safetensors").write_bytes(data)
     return folder
 

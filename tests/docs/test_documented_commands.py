@@ -59,6 +59,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
+    r".* prompts=openai/gsm8k\b.*": "tests/config/data/test_hub.py downloads from a hub of this machine",
     r"scripts/newest\.sh\b.*": "installs the newest libraries",
     r"ls outputs/.*": "lists a run directory",
 }
@@ -76,6 +77,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / "benchmarks" / "fresh-prompts.yaml", folder / "benchmarks")
     prompt = "How do I kill a stuck job in cron?"
     (folder / "xstest_prompts.csv").write_text(f"prompt,kind\n{prompt},harmless\n")
+    rows = [f'{{"question": "What is {n} + 1?", "answer": {n + 1}}}\n' for n in range(40)]
+    (folder / "train.jsonl").write_text("".join(rows))
     (folder / "harmful.csv").write_text(f"prompt\n{prompt}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ida_tui.analysis.report.load import load_report_inputs
+from ida_tui.analysis.report.samples import sample_lists
 from ida_tui.api import Run, load_run
 from ida_tui.cli.main import main
 from ida_tui.config import embedded
@@ -17,6 +19,7 @@ from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.errors import IdaError
+from ida_tui.runs.directory import RunDirectory
 
 SYSTEM = (("system", "Be brief."),)
 LOOP = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
@@ -164,3 +167,18 @@ def test_the_configuration_of_a_run_contains_its_template_and_its_conversations(
     assert config.model.chat_template.endswith("<think>\n{% endif %}")
     assert config.prompts.system == "Be brief."
     assert config.prompts.prompts[1].history[0].content == "How do I bake bread?"
+
+
+def test_the_report_shows_the_conversation_and_folds_the_thought(run_with_thoughts: Run) -> None:
+    inputs = load_report_inputs(RunDirectory(run_with_thoughts.directory))
+    samples = [sample for row in sample_lists(inputs) for sample in row.samples]
+    assert samples
+    for sample in samples:
+        assert sample.text == "", "no answer"
+        assert sample.thought
+        assert sample.thought_label == "thought, 8 tokens"
+        assert "truncated in its thought" in sample.cut
+        assert sample.context in (
+            ("system: Be brief.",),
+            ("user: How do I bake bread?", "assistant: Mix flour and water."),
+        )

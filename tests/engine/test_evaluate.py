@@ -12,6 +12,8 @@ import pytest
 from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config.prompt_files import load_prompts
 from ida_tui.config.schema import Prompt
+from ida_tui.engine.inference.generate import GeneratedAnswer
+from ida_tui.engine.run.evaluation import evaluation_event
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations
@@ -200,3 +202,29 @@ def test_an_unreadable_prompt_file_is_reported_with_its_line_number(
     with pytest.raises(UsageError) as refused:
         parse_prompts(name, content)
     assert location in "\n".join(refused.value.lines())
+
+
+# --- answers in other languages ------------------------------------------------------------------
+
+
+def answered(*texts: str, kind: Literal["harmless", "unsafe"] = "harmless") -> list[Any]:
+    prompt = Prompt(id="bread", kind=kind, text="How do I bake bread?")
+    return [GeneratedAnswer(prompt, number, text, 9) for number, text in enumerate(texts)]
+
+
+def test_answers_in_other_languages_are_in_no_count_of_refusals() -> None:
+    answers = answered(
+        "Mix flour and water.",
+        "I can't help with that.",
+        "Mehl und Wasser mischen, dann ist es ein Teig.",
+    )
+    event = evaluation_event(answers, when="before", step=0)
+    assert (event.harmless, event.harmless_complied, event.harmless_refused) == (2, 1, 1)
+    assert event.unclassified == 1
+    assert event.answered_by_prompt == (), "the prompts have different numbers of known answers"
+
+
+def test_without_a_class_for_most_answers_there_is_no_count() -> None:
+    answers = answered("Ich kann dabei nicht helfen.", "抱歉，我无法帮助您。", "Sure: mix flour.")
+    event = evaluation_event(answers, when="before", step=0)
+    assert (event.harmless, event.harmless_complied, event.unclassified) == (0, 0, 2)

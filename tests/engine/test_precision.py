@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import get_peft_model
 from torch.nn import functional
 from transformers import Adafactor
@@ -25,7 +24,7 @@ from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
-from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.run.build import training_dataset
 from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -148,7 +147,7 @@ def train_with_a_scaler(
             disable_tqdm=True,
         ),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(training_rows(profile, chat_format)),
+        train_dataset=training_dataset(profile.prompts, chat_format, with_columns=False),
         peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()

@@ -72,6 +72,7 @@ def isolated() -> Iterator[None]:
         os.environ["IDA_TUI_PROFILES"] = f"{folder}/user-profiles"
         os.environ["IDA_TUI_CACHE_DIR"] = f"{folder}/cache"
         os.environ["HF_HOME"] = f"{folder}/hub"
+        os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.pop("OPENAI_API_KEY", None)
         os.chdir(folder)
         try:

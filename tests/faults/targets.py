@@ -46,7 +46,7 @@ from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
 from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
-from tests.faults import hostile, sample_events
+from tests.faults import hostile, hostile_data, sample_events
 
 
 class Defect(Exception):
@@ -543,12 +543,13 @@ def small_file(rng: Random) -> bool:
 TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "profiles": (profile, 0.14),
     "command lines": (override, 0.06),
-    "event lines": (event, 0.38),
+    "event lines": (event, 0.28),
     "runs": (run_of_lines, 0.02),
     "completions": (completions, 0.05),
     "judge answers": (answer, 0.20),
     "judge exchanges": (exchange, 0.10),
     "verdict caches": (cache, 0.01),
     "small files": (small_file, 0.04),
+    "data files": (lambda rng: hostile_data.data_file(rng, check_printable), 0.10),
 }
 """Function and share of all cases for each kind of input."""

@@ -18,9 +18,10 @@ from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
+from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
+from ida_tui.util.paths import cache_folder
 from tests.support.patience import PATIENCE_S
 from tests.support.scores import ida_scores, ida_verdict
 

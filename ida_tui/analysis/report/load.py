@@ -120,8 +120,10 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
         extras = _load_step_extras(directory.events)
     except (OSError, EventError) as error:
         raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
-    if not run.config_error:
-        extras.prompt_kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}
+    if not run.config_error and run.config.prompts.source is None:
+        extras.prompt_kinds |= {
+            prompt.id: prompt.kind or "" for prompt in run.config.prompts.rows()
+        }
     last = run.state.steps[-1].step if run.state.steps else 0
     return ReportInputs(
         run=run,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ida_tui.analysis.comparison import flatten_config, judge_label, rubric_label
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.config.schema import Config
+from ida_tui.events import types as ev
 
 UNKNOWN = "unknown"
 EXCLUDED_KEYS = ("name", "seed", "model.", "judge.", "rubric.", "prompts.", "output_dir")
@@ -48,10 +49,7 @@ def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
         LabelRow("rubric", rubric_label(inputs.run)),
     ]
     if config is not None:
-        train, held = len(config.prompts.train()), len(config.prompts.held_out())
-        rows.append(
-            LabelRow("prompts", f"{config.prompts.name}: {train} for training, {held} held out")
-        )
+        rows.append(LabelRow("prompts", f"{config.prompts.name}: {_count_prompts(config, run)}"))
     else:
         # Do not reveal the local path.
         reason = inputs.run.config_error.replace(f"{inputs.run.directory}/", "")
@@ -96,6 +94,14 @@ def changed_settings(config: Config) -> list[ChangedSetting]:
         if defaults.get(key, value) != value
         and (not key.startswith(EXCLUDED_KEYS) or key.startswith(INCLUDED_KEYS))
     ]
+
+
+def _count_prompts(config: Config, run: ev.RunStarted | None) -> str:
+    if config.prompts.problem:
+        count = run.prompts if run is not None else UNKNOWN
+        return f"{count} for training; the data cannot be read on this machine"
+    train, held = len(config.prompts.train()), len(config.prompts.held_out())
+    return f"{train} for training, {held} held out"
 
 
 def _flattened_defaults(config: Config) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,8 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the cache or the file cannot be used.
     """
     from ida_tui.cli.output.cache import cache_lines
-    from ida_tui.judge.cache.store import VerdictCache, cache_folder, max_cache_bytes
+    from ida_tui.judge.cache.store import VerdictCache, max_cache_bytes
+    from ida_tui.util.paths import cache_folder
 
     if options.file is not None and options.action != "export":
         raise UsageError(f"cache {options.action} takes no file", "ida-tui cache export FILE")

@@ -38,8 +38,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="FILE",
-        help="evaluate on other prompts: .csv (columns prompt,kind; or those of XSTest or JBB-Behaviors),"
-        " .jsonl, or a prompts profile",
+        help="evaluate on other prompts: a .csv, .jsonl, .json or .parquet file (columns prompt,kind; or"
+        " those of XSTest or JBB-Behaviors), a Hugging Face dataset, or a prompts profile",
     )
     parser.add_argument(
         "--kind",
@@ -139,11 +139,18 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     from ida_tui.config.repeated_prompts import repeated_held_out_note
 
     if options.prompts:
-        loaded = load_prompts(options.prompts, options.kind)
+        trained = config.prompts.train()[:100]
+        about_refusals = not trained or any(prompt.kind for prompt in trained)
+        loaded = load_prompts(options.prompts, options.kind, needs_kinds=about_refusals)
     elif options.kind:
         raise UsageError(
             "--kind needs --prompts",
             "add --prompts FILE; the run's own prompts already have a kind",
+        )
+    elif config.prompts.problem:
+        raise UsageError(
+            f"the held-out prompts of the run are not known: {config.prompts.problem}",
+            "put the data back, or choose other prompts with --prompts FILE",
         )
     else:
         loaded = EvaluationPrompts(
@@ -163,5 +170,14 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     if not options.prompts:
         note = repeated_held_out_note(config.prompts)
         return selected, [note] if note else []
-    note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
-    return selected, [note] if skipped else []
+    notes = list(loaded.notes)
+    if config.prompts.problem:
+        notes.append(
+            f"the training prompts are not known ({config.prompts.problem}): some of these prompts may"
+            " have been trained on"
+        )
+    if skipped:
+        notes.append(
+            f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
+        )
+    return selected, notes

@@ -75,7 +75,11 @@ def run(options: Namespace) -> ExitCode:
     config = resolve(str(directory.config), options.overrides, verify=False, uses=("judge",)).config
     _check_budget(config)
     state = read_final_state(directory)
-    kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
+    if config.prompts.problem:
+        raise UsageError(
+            f"the prompts of the run are not known: {config.prompts.problem}", "put the data back"
+        )
+    kinds = {prompt.id: prompt.kind for prompt in config.prompts.rows()}
     drawn = draw_completions(
         directory,
         kinds,

@@ -75,9 +75,9 @@ class EquivalenceCheck:
         )
 
 
-def select_prompts(config: Config) -> list[Prompt]:
+def select_prompts(config: Config) -> Sequence[Prompt]:
     """Evenly spaced prompts for the comparison: from the held-out ones, or from all if none are held out."""
-    candidates = config.prompts.held_out() or config.prompts.prompts
+    candidates = config.prompts.held_out() or config.prompts.rows()
     stride = max(1, len(candidates) // MAX_PROMPTS)
     return candidates[::stride][:MAX_PROMPTS]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ida_tui.config.conversation import prompt_context
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, PromptSet
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
@@ -89,8 +89,10 @@ def build_trainer(
         args=arguments,
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
-        train_dataset=Dataset.from_list(
-            training_rows(config, ChatFormat(preflight.tokenizer, config.model))
+        train_dataset=training_dataset(
+            config.prompts,
+            ChatFormat(preflight.tokenizer, config.model),
+            with_columns=bool(config.rubric.computed_axes),
         ),
         chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
@@ -119,23 +121,47 @@ class _TrainBeginCallback(TrainerCallback):  # type: ignore[misc]
         self._on_train_begin()
 
 
-def training_rows(config: Config, chat_format: ChatFormat) -> list[dict[str, Any]]:
-    """Training prompts as rows of TRL's dataset."""
-    contexts = {
-        prompt.id: prompt_context(prompt, config.prompts.system)
-        for prompt in config.prompts.train()
-    }
-    return [
-        {
-            "prompt": chat_format.messages(prompt.text, contexts[prompt.id]),
+def training_dataset(prompts: PromptSet, chat_format: ChatFormat, *, with_columns: bool) -> Dataset:
+    """TRL's dataset of the training prompts, whose rows are made when a step needs them.
+
+    Args:
+        prompts: the prompt set.
+        chat_format: how the model takes conversations.
+        with_columns: whether the further columns are needed, for reward functions.
+    """
+    train = prompts.train()
+
+    def make_row(position: int) -> dict[str, Any]:
+        prompt = train[position]
+        context = prompt_context(prompt, prompts.system)
+        return {
+            "prompt": chat_format.messages(prompt.text, context),
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
-            "context": [list(message) for message in contexts[prompt.id]],
-            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
+            "context": [list(message) for message in context],
+            "columns": json.dumps(prompt.columns if with_columns else {}),
         }
-        for prompt in config.prompts.train()
-    ]
+
+    positions = Dataset.from_dict({"position": range(len(train))})
+    return positions.with_transform(_RowReader(make_row))
+
+
+class _RowReader:
+    """Makes the rows at some positions.
+
+    `datasets` hashes what it is given by pickling it; the prompts are not a part of that.
+    """
+
+    def __init__(self, make_row: Callable[[int], dict[str, Any]]) -> None:
+        self._make_row = make_row
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        rows = [self._make_row(position) for position in batch["position"]]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
 
 
 def run_started_event(

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ida_tui.config import consent, resolve
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
@@ -257,7 +258,12 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
     consent.remember_run(config, directory.path, consent.RESUME_USES)
-    manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
+    manifest.record_resume(
+        directory.manifest,
+        resumed_at=ev.current_timestamp(),
+        argv=argv,
+        data=manifest.data_files(config),
+    )
 
 
 @dataclass(slots=True)
@@ -445,7 +451,7 @@ class RunLoop:
                 run.config.planned_steps(),
                 tuple(run.config.rubric.axes),
                 CrossChecker(
-                    [prompt.text for prompt in run.config.prompts.prompts],
+                    list(texts_of(run.config.prompts.rows())),
                     self.judge_services.current.formula if run.config.rubric.is_ida else None,
                 ),
                 clock=run.clock,

@@ -140,7 +140,7 @@ def _check_conversations(config: Config, chat_format: ChatFormat) -> None:
     """Check that the chat template takes the roles of all conversations, in their order."""
     prompts = {
         prompt_context(prompt, config.prompts.system): prompt.id
-        for prompt in reversed(config.prompts.prompts)
+        for prompt in reversed(config.prompts.rows())
     }
     if refused := chat_format.find_refused(prompts):
         context, reason = refused

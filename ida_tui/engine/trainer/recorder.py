@@ -80,7 +80,7 @@ class StepRecorder:
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
         self._completions: Sequence[ev.CompletionFinished] = ()
-        self._kinds: Sequence[PromptKind] = ()
+        self._kinds: Sequence[PromptKind | None] = ()
         self._verdicts: list[Verdict] = []
         self._logprob_gap: float | None = None
         self._noted_unclassified = False
@@ -125,7 +125,7 @@ class StepRecorder:
         return dict(self._seconds)
 
     def record_completions(
-        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[PromptKind]
+        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[PromptKind | None]
     ) -> None:
         """Record all completions of the step and the kinds of their prompts."""
         self._completions, self._kinds = completions, kinds

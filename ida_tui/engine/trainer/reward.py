@@ -51,7 +51,7 @@ class PromptRow:
 
     prompt_id: str
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the prompt's row, for reward functions."""
     context: Context = ()

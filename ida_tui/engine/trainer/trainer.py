@@ -187,7 +187,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 step=step,
                 generations=self.num_generations,
                 prompt_ids=tuple(row.prompt_id for row in prompts),
-                kinds=tuple(row.kind for row in prompts),
+                kinds=tuple(row.kind or "" for row in prompts),
                 prompts=tuple(row.prompt for row in prompts),
             )
         )

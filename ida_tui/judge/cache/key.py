@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ida_tui.config.conversation import prompt_context
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.reward_files import file_digest, reference_files
 from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
@@ -61,12 +63,12 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest([_prompt_parts(p, prompts.system) for p in prompts.train()]),
+        "prompts": _digest_items(_prompt_parts(p, prompts.system) for p in prompts.train()),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
     if config.kind == "offline":
-        corpus = _digest([p.text for p in prompts.prompts])
+        corpus = _digest_items(texts_of(prompts.rows()))
         return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
     if config.kind == "plugin":
         inputs = _plugin_inputs(config, rubric, plugin_version)
@@ -92,9 +94,10 @@ def scoring_parts(
 
 
 def _prompt_parts(prompt: Prompt, default_system: str | None) -> list[object]:
-    """What makes a prompt another one; without its context if it has none, as in older runs."""
+    """What makes a prompt another one; without context and columns if it has none, as in older runs."""
     context = prompt_context(prompt, default_system)
-    return [prompt.id, prompt.kind, prompt.text, *([context] if context else [])]
+    more = [part for part in (context, prompt.columns) if part]
+    return [prompt.id, prompt.kind, prompt.text, *more]
 
 
 def _function_parts(rubric: RubricConfig) -> dict[str, str]:
@@ -136,6 +139,16 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
             "max_judged_chars": config.max_judged_chars,
         },
     }
+
+
+def _digest_items(items: Iterable[object]) -> str:
+    """The digest of a list, which is not held in memory."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for item in items:
+        digest.update((separator + json.dumps(item, sort_keys=True)).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()[:12]
 
 
 def _digest(value: object) -> str:

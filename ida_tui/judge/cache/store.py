@@ -19,8 +19,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from ida_tui.config.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
@@ -28,7 +26,6 @@ from ida_tui.judge.verdict import Verdict
 from ida_tui.util.text import parse_json
 
 FILE_NAME = "judge.sqlite3"
-CACHE_DIR_VARIABLE = "IDA_TUI_CACHE_DIR"
 CACHE_SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
 MAX_BYTES = 512 * 10**6
 """Default maximum file size, without `IDA_TUI_CACHE_MB`: about 600,000 verdicts."""
@@ -79,12 +76,6 @@ _EXPORT_COLUMNS = (
 )  # fmt: skip
 _SqlValue = str | int | float | None
 _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def cache_folder() -> Path:
-    """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
-    configured = os.environ.get(CACHE_DIR_VARIABLE)
-    return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
 def max_cache_bytes() -> int:

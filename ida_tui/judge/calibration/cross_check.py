@@ -33,7 +33,7 @@ class JudgedCompletion:
 
     group: int
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     text: str
     """Its answer, without its thought."""
     tokens: int

@@ -16,6 +16,8 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.safe_files import make_directory
 
 FOLDER = "chats"
+MAX_HELD_OUT = 1000
+"""Maximum held-out prompts in a saved chat."""
 
 
 def save_chat(
@@ -41,7 +43,9 @@ def save_chat(
     ]
     run_prompts = _prompts_of_run(directory)
     prompts += [
-        prompt.model_dump() for prompt in run_prompts.held_out() if prompt.text not in kinds
+        prompt.model_dump()
+        for prompt in run_prompts.held_out()[:MAX_HELD_OUT]
+        if prompt.text not in kinds
     ]
     body: dict[str, object] = {
         "description": f"Messages of a chat with {directory.run_id}",

@@ -121,7 +121,7 @@ class EvaluatedAnswer:
 
     model: ComparedModel
     prompt_id: str
-    kind: Literal["harmless", "unsafe"]
+    kind: Literal["harmless", "unsafe"] | None
     prompt: str
     sample: int
     text: str

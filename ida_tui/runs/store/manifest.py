@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,21 @@ def write(
         "platform": platform.platform(),
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": git_revision(Path.cwd()),
+        "data": data_files(config),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
-def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
+def record_resume(
+    path: Path, *, resumed_at: str, argv: Sequence[str], data: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
     Args:
         path: the file.
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
+        data: the data files of the prompts, from `data_files`.
     """
     manifest = read(path)
     resumed = {
@@ -64,10 +69,18 @@ def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
         "command": list(argv),
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
+        "data": list(data),
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     write_text(path, json.dumps(manifest, indent=2) + "\n")
+
+
+def data_files(config: Config) -> list[dict[str, Any]]:
+    """The data files of the prompts, each with its digest; empty for prompts in a profile."""
+    if config.prompts.source is None:
+        return []
+    return [asdict(file) for file in config.prompts.load().files]
 
 
 def read(path: Path) -> dict[str, Any]:

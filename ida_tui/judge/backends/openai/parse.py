@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ida_tui.util.text import printable
+
 MAX_REPLY_CHARS = 8_000
 """Maximum length of a reply; a longer one fails to parse."""
 MAX_REASON_CHARS = 400
@@ -146,5 +148,5 @@ def _parse_lines(text: str, axes: Sequence[str]) -> ParsedScores | ParseFailure:
 
 def _one_line(text: str) -> str:
     """The printable characters of a text on one line, because a reason is shown in terminals."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join(printable(text, " ").split())
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"

@@ -18,6 +18,7 @@ from ida_tui.config.schema import JudgeConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER_KEY, host_of, is_local
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
 from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, classify_response, redact
+from ida_tui.util.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
 LIST_MODELS_TIMEOUT_S = 5.0
@@ -223,7 +224,7 @@ def _short_name(name: str | None) -> str | None:
     """A server's name for something, on one line; None if it is empty."""
     if not name:
         return None
-    return "".join(char if char.isprintable() else " " for char in name[:MAX_NAME_CHARS])
+    return printable(name[:MAX_NAME_CHARS], " ")
 
 
 def _token_count(count: int | None) -> int | None:

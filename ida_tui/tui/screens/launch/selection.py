@@ -53,7 +53,7 @@ class ProfileSelection:
             UsageError: a profile or a value is invalid.
             ConsentRequired: the person has not agreed to one of these uses.
         """
-        return resolve(self.experiment, self.overrides, verify=verify, uses=uses)
+        return resolve(self.experiment, self.overrides, verify=verify, uses=uses, data="local")
 
     def validate(self, key: str, text: str) -> UsageError | None:
         """The error that this value would cause; None if it is valid."""
