@@ -50,7 +50,7 @@ def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.Evaluatio
     """Answer the held-out prompts, if the profile enables it, and emit `EvaluationFinished`.
 
     Raises:
-        RunInterrupted: the user stopped the run between two batches.
+        RunInterrupted: the user stopped the run while the answers were sampled.
         JudgeInterrupted: the user stopped the run while the answers were judged.
     """
     if not run.config.evaluation.enabled or run.trainer is None:
