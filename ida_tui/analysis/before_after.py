@@ -18,9 +18,8 @@ from typing import Literal
 from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.config.schema import PromptKind
 from ida_tui.events import held_out
-from ida_tui.events.held_out import ShareChange
+from ida_tui.events.held_out import RewardChange, ShareChange
 from ida_tui.runs.store.evaluations import EvaluatedAnswer, Figure, FigureUnit
-from ida_tui.util.format import format_signed
 from ida_tui.util.intervals import change_interval
 
 KINDS: tuple[PromptKind | None, ...] = ("harmless", "unsafe", None)
@@ -119,21 +118,10 @@ def conclusion(figures: Iterable[Figure], reward: str = IDA_REWARD) -> str:
 
 
 def _reward_sentence(figure: Figure) -> str:
-    values = f"{figure.base:.3f} → {figure.tuned:.3f}"
-    interval = f"95% interval of the change {format_signed(figure.low, 3)} to {format_signed(figure.high, 3)}"
-    on_prompts = f"on {figure.prompts} prompt{'s' * (figure.prompts != 1)}"
-    match figure.outcome:
-        case "higher" | "lower":
-            verb = "rose" if figure.outcome == "higher" else "fell"
-            return (
-                f"On held-out prompts, {figure.name} {verb} ({values}, {interval}, {on_prompts})."
-            )
-        case "same":
-            return f"On held-out prompts, {figure.name} is as before ({values}, {interval}, {on_prompts})."
-    return (
-        f"It is not clear whether {figure.name} changed on held-out prompts ({values}, {interval},"
-        f" {on_prompts})."
+    change = RewardChange(
+        figure.base, figure.tuned, figure.low, figure.high, figure.prompts, figure.outcome
     )
+    return held_out.reward_sentence(change, figure.name)
 
 
 def _share_change(figure: Figure) -> ShareChange:

@@ -19,6 +19,7 @@ from ida_tui.analysis.comparison import (
 from ida_tui.analysis.evaluation_table import DECIMALS
 from ida_tui.config.axes import Axis, format_score
 from ida_tui.events import types as ev
+from ida_tui.events.held_out import reward_change
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
@@ -155,6 +156,7 @@ def _evaluation_rows(comparison: Comparison) -> Iterable[ComparisonRow]:
     )
     for name in names:
         yield _make_row(comparison, name, lambda run, name=name: _format_figure(run, name))  # type: ignore[misc]
+    yield _make_row(comparison, "held-out reward", _held_out_reward)
     yield _make_row(comparison, "harmless answered", lambda run: _counted_share(run, "harmless"))
     yield _make_row(comparison, "unsafe declined", lambda run: _counted_share(run, "unsafe"))
 
@@ -181,6 +183,18 @@ def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
         return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
     digits = DECIMALS[figure.unit]
     return f"{value:{sign}.{digits}f}"
+
+
+def _held_out_reward(run: Run) -> str:
+    """The reward as measured during the run; a dash if it was not, or if there is a saved evaluation."""
+    before, after = run.state.evaluation_before, run.state.evaluation_after
+    if run.evaluation is not None or before is None or after is None:
+        return UNKNOWN
+    change = reward_change(before, after, run.state.reward_name)
+    if change is None:
+        return UNKNOWN
+    interval = f"{change.low:+.3f} to {change.high:+.3f}"
+    return f"{format_change(change.before, change.after, 3)} ({interval})"
 
 
 def _counted_share(run: Run, kind: str) -> str:
@@ -233,6 +247,7 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "evaluation": asdict(run.evaluation) if run.evaluation else None,
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,
+        "during": [asdict(evaluation) for evaluation in state.evaluations_during],
         "alerts": state.alert_count,
         "cost": run.judge_cost.cost,
         "seconds": run_seconds(run),

@@ -28,7 +28,7 @@ from ida_tui.rewards.formulas import reward_text
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
-from ida_tui.util.format import format_count_share, format_number
+from ida_tui.util.format import format_count_share, format_number, format_signed
 from ida_tui.util.safe_files import MAX_TEXT_BYTES, read_bytes
 from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.text import one_line
@@ -308,9 +308,27 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
         yield "|---|---|---|"
         yield _count_row("harmless requests answered", before, after, "answered")
         yield _count_row("unsafe requests declined", before, after, "declined")
-        if verdict := held_out.counted_conclusion(before, after):
+        if verdict := held_out.counted_conclusion(before, after, inputs.trained.state.reward_name):
             yield ""
             yield verdict
+    elif (
+        before
+        and after
+        and after.step == inputs.trained.step
+        and (change := held_out.reward_change(before, after, inputs.trained.state.reward_name))
+    ):
+        name = inputs.trained.state.reward_name
+        yield f"The mean {_escape_markdown(name)} of the answers to {change.prompts} held-out prompts. The"
+        yield "interval is over the prompts: answers to the same prompt are not independent."
+        yield ""
+        yield "| | before | after | 95% interval of the change |"
+        yield "|---|---|---|---|"
+        yield (
+            f"| {_escape_markdown(name)} | {change.before:.3f} | {change.after:.3f} |"
+            f" {format_signed(change.low, 3)} to {format_signed(change.high, 3)} |"
+        )
+        yield ""
+        yield _escape_markdown(held_out.reward_sentence(change, name))
     else:
         yield "These weights have not been evaluated. To evaluate them: `ida-tui evaluate RUN`."
 

@@ -58,6 +58,7 @@ def check_config(
     device = device or resolve_device(config)
     findings = [
         *_check_prompts(config),
+        *_check_evaluation(config),
         *_check_steps(config),
         *_check_model(config.model),
         *_check_thinking(config),
@@ -206,6 +207,44 @@ def _first_train_ids(prompts: PromptSet) -> list[str]:
     if prompts.only is None and prompts.source is not None:
         return [p.id for p in prompts.train()[:10]]
     return [p.id for p in prompts.rows() if p.split == "train"]
+
+
+def _check_evaluation(config: Config) -> Iterator[Finding]:
+    """Findings about the evaluations between two steps."""
+    evaluation, steps = config.evaluation, config.planned_steps()
+    if not evaluation.every:
+        return
+    if not evaluation.enabled:
+        yield error_finding(
+            "evaluation.every",
+            "needs evaluation.enabled",
+            "set evaluation.enabled=true, or evaluation.every=0",
+        )
+        return
+    if 0 < steps <= evaluation.every:
+        yield note_finding(
+            "evaluation.every",
+            f"no evaluation falls between the {steps} {_plural('step', steps)} of this run",
+            f"set it below {steps}, or to 0" if steps > 1 else "set it to 0",
+        )
+        return
+    if config.rubric.judged_axes and not evaluation.judged:
+        yield note_finding(
+            "evaluation.every",
+            f"the evaluations between the steps have no {config.rubric.reward_name}, because a judge scores"
+            " some axes; the best checkpoint is chosen by the training prompts",
+            "set evaluation.judged=true to have the answers judged",
+        )
+        return
+    common = math.lcm(config.training.save_steps, evaluation.every)
+    if common != config.training.save_steps:
+        which = f"those of every {common} steps" if common < steps else "none"
+        yield note_finding(
+            "evaluation.every",
+            f"of the checkpoints every {config.training.save_steps} steps, {which} have a reward on the"
+            " held-out prompts, by which the best one is chosen",
+            f"set training.save_steps to a multiple of {evaluation.every}",
+        )
 
 
 def _first_ids(ids: list[str]) -> str:

@@ -158,12 +158,15 @@ JudgeKey = str | tuple[str | None, ...] | None
 
 
 class EvaluationConfig(Section):
-    """Settings of the evaluation on held-out prompts before and after training."""
+    """Settings of the evaluation on held-out prompts before, during and after training."""
 
     enabled: bool = False
     """Evaluate before the first step and after the last step."""
+    every: Count = 0
+    """Also evaluate after every this many steps, with the same sampling seed; 0: only before and after."""
     judged: bool = False
-    """At the end, also have the judge score both models' answers. `ida-tui evaluate` does this later."""
+    """Also have the judge score the answers: both models' at the end, and those after every `every` steps.
+    `ida-tui evaluate` does this later. Rewards of functions alone are computed in any case."""
     samples: PositiveInt = 4
     """Completions per held-out prompt."""
     batch_size: PositiveInt = 64
@@ -263,7 +266,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     """Settings of the LoRA adapter."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Evaluation before and after training."""
+    """Evaluation before, during and after training."""
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
 
@@ -287,6 +290,18 @@ class Config(Section):
     def scores_evaluation(self) -> bool:
         """Whether the answers to held-out prompts are scored; without a judge, that costs nothing."""
         return self.evaluation.judged or not self.rubric.judged_axes
+
+    def is_evaluated_after(self, step: int) -> bool:
+        """Whether an evaluation between two steps follows this step."""
+        every = self.evaluation.every if self.evaluation.enabled else 0
+        return bool(every) and 0 < step < self.planned_steps() and step % every == 0
+
+    def planned_evaluations(self) -> int:
+        """Number of evaluations of the full run, before and after training included."""
+        if not self.evaluation.enabled:
+            return 0
+        every = self.evaluation.every
+        return 2 + (max(0, self.planned_steps() - 1) // every if every else 0)
 
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.

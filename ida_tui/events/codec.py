@@ -26,6 +26,7 @@ from ida_tui.events.types import (
     MAX_NUMBER,
     MAX_ROLLOUT_ROWS,
     CompletionScored,
+    EvaluationFinished,
     Event,
     Record,
     RolloutStarted,
@@ -124,7 +125,7 @@ def _find_impossible_value(event: Event) -> str:
         and len({axis.name for axis in event.axes}) == len(event.axes)
     ):
         return f"axes: a run has 1 to {MAX_AXES} axes with different names"
-    if isinstance(event, CompletionScored | StepFinished):
+    if isinstance(event, CompletionScored | StepFinished | EvaluationFinished):
         if len(event.scores) > MAX_AXES:
             return f"scores: more than {MAX_AXES} axes"
         if event.reward is not None and all(score is None for score in event.scores.values()):

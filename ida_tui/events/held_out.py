@@ -1,13 +1,15 @@
-"""Change of the answers to held-out prompts between the untrained and the trained model, and its wording."""
+"""Figures of the answers to held-out prompts over a run, their change by training, and its wording."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from ida_tui.events.types import EvaluationFinished
+from ida_tui.config.axes import IDA_REWARD
+from ida_tui.events.evaluation import EvaluationFinished
 from ida_tui.util.format import format_percent, format_signed
 from ida_tui.util.intervals import (
     MATTERS,
@@ -21,6 +23,146 @@ from ida_tui.util.intervals import (
 
 Subject = Literal["answered", "declined"]
 """Harmless requests answered, or unsafe requests declined."""
+CurveName = Literal["reward", "answered", "declined"]
+CURVE_NAMES: tuple[CurveName, ...] = ("reward", "answered", "declined")
+
+
+# -- the evaluations of a run ------------------------------------------------------------------
+
+
+def in_order(
+    before: EvaluationFinished | None,
+    during: Sequence[EvaluationFinished],
+    after: EvaluationFinished | None,
+) -> tuple[EvaluationFinished, ...]:
+    """The evaluations of a run in the order of the steps.
+
+    The last one is left out if the run was continued and has one of a later step.
+    """
+    last = during[-1].step if during else 0
+    return (
+        *((before,) if before is not None else ()),
+        *during,
+        *((after,) if after is not None and after.step > last else ()),
+    )
+
+
+def evaluations_until(
+    evaluations: Iterable[EvaluationFinished], last: int
+) -> tuple[EvaluationFinished, ...]:
+    """The evaluations that were made at a step up to `last`."""
+    return tuple(evaluation for evaluation in evaluations if evaluation.step <= last)
+
+
+def without_prompts(evaluation: EvaluationFinished) -> EvaluationFinished:
+    """The evaluation without its figures of each prompt, of which a long run would hold many."""
+    return replace(evaluation, answered_by_prompt=(), declined_by_prompt=(), reward_by_prompt=())
+
+
+def curve(
+    evaluations: Iterable[EvaluationFinished], name: CurveName, *, after_step: int = -1
+) -> dict[int, float]:
+    """Step → mean reward of the held-out answers, or share of them that answer or decline (0 to 1).
+
+    Args:
+        evaluations: the evaluations of a run.
+        name: what is drawn.
+        after_step: evaluations at steps up to this one are left out.
+    """
+    points = {}
+    for evaluation in evaluations:
+        value = curve_value(evaluation, name)
+        if value is not None and evaluation.step > after_step:
+            points[evaluation.step] = value
+    return points
+
+
+def curve_value(evaluation: EvaluationFinished, name: CurveName) -> float | None:
+    """The value of an evaluation on a curve; None if it has none."""
+    if name == "reward":
+        return evaluation.reward
+    answered = name == "answered"
+    hits = evaluation.harmless_complied if answered else evaluation.unsafe_refused
+    total = evaluation.harmless if answered else evaluation.unsafe
+    return hits / total if total else None
+
+
+# -- the reward --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RewardChange:
+    """The mean reward before and after training, with the 95% interval of its change."""
+
+    before: float
+    after: float
+    low: float
+    high: float
+    prompts: int
+    """Number of prompts with a reward before and after."""
+    outcome: Outcome
+    """What the interval allows to say."""
+
+
+def reward_change(
+    before: EvaluationFinished, after: EvaluationFinished, reward: str
+) -> RewardChange | None:
+    """The change of the reward between two evaluations on the same prompts; None if it is unknown.
+
+    Args:
+        before: the evaluation of the untrained model.
+        after: the evaluation of the trained model.
+        reward: name of the reward; R_IDA is known to range from 0 to 1.
+    """
+    # A reward of unknown range is never "as before".
+    most_known = 1.0 if reward == IDA_REWARD else 0.0
+    if judged := next((figure for figure in after.figures if figure.name == reward), None):
+        outcome = outcome_of_change(judged.low, judged.high, count=after.prompts, most=most_known)
+        return RewardChange(
+            judged.before, judged.after, judged.low, judged.high, after.prompts, outcome
+        )
+    if len(before.reward_by_prompt) != len(after.reward_by_prompt):
+        return None
+    both = [
+        (old, new)
+        for old, new in zip(before.reward_by_prompt, after.reward_by_prompt, strict=True)
+        if old is not None and new is not None
+    ]
+    if not both:
+        return None
+    values = [value for pair in both for value in pair]
+    most = 1.0 if reward == IDA_REWARD else max(1.0, max(*values, 0.0) - min(*values, 0.0))
+    interval = change_interval([new - old for old, new in both], most=most)
+    return RewardChange(
+        fmean(old for old, _ in both),
+        fmean(new for _, new in both),
+        interval.low,
+        interval.high,
+        len(both),
+        outcome_of_change(interval.low, interval.high, count=len(both), most=most_known),
+    )
+
+
+def reward_sentence(change: RewardChange, reward: str) -> str:
+    """One sentence on the change of the reward with this name."""
+    values = f"{change.before:.3f} → {change.after:.3f}"
+    interval = f"95% interval of the change {format_signed(change.low, 3)} to {format_signed(change.high, 3)}"
+    on_prompts = f"on {change.prompts} prompt{'s' * (change.prompts != 1)}"
+    match change.outcome:
+        case "higher" | "lower":
+            verb = "rose" if change.outcome == "higher" else "fell"
+            return f"On held-out prompts, {reward} {verb} ({values}, {interval}, {on_prompts})."
+        case "same":
+            return (
+                f"On held-out prompts, {reward} is as before ({values}, {interval}, {on_prompts})."
+            )
+    return (
+        f"It is not clear whether {reward} changed on held-out prompts ({values}, {interval},"
+        f" {on_prompts})."
+    )
+
+
+# -- answers and refusals ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +230,21 @@ def shares_by_prompt(evaluation: EvaluationFinished, subject: Subject) -> list[f
     return [count * len(counts) / total for count in counts] if total else []
 
 
-def counted_conclusion(before: EvaluationFinished, after: EvaluationFinished) -> str:
-    """Sentences on the shares as counted during a run; empty if the counts of each prompt are unknown."""
-    return conclusion(
+def counted_conclusion(
+    before: EvaluationFinished, after: EvaluationFinished, reward: str = IDA_REWARD
+) -> str:
+    """Sentences on the shares and the reward as measured during a run; empty if nothing is known by prompt.
+
+    Args:
+        before: the evaluation of the untrained model.
+        after: the evaluation of the trained model.
+        reward: name of the reward.
+    """
+    text = conclusion(
         counted_change(before, after, "answered"), counted_change(before, after, "declined")
     )
+    change = reward_change(before, after, reward)
+    return f"{text} {reward_sentence(change, reward)}".strip() if change is not None else text
 
 
 def conclusion(answered: ShareChange | None, declined: ShareChange | None) -> str:

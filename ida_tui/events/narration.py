@@ -12,7 +12,7 @@ from datetime import datetime
 from ida_tui.config.axes import format_score
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
-from ida_tui.events.held_out import counted_conclusion
+from ida_tui.events.held_out import counted_conclusion, reward_change
 from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
@@ -56,7 +56,7 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.StepFinished():
             return [_step_line(event, state), *_thought_lines(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
-            return _evaluation_lines(event)
+            return _evaluation_lines(event, state.reward_name)
         case ev.CheckpointSaved():
             return [f"✓ Saved {event.path}"]
         case ev.AlertRaised():
@@ -104,6 +104,10 @@ def progress_line(state: RunState, now: datetime) -> str:
         return f"{step} · waiting for the reward functions"
     if state.phase == "judge" and progress is not None:
         return f"{step} · {PHASE_LABELS['judge']}: {progress.answered}/{progress.asked} verdicts"
+    made = state.evaluation_progress
+    if state.phase == "evaluate" and made is not None:
+        after = f"{step} · " if state.steps and state.steps[-1].step < state.steps[-1].steps else ""
+        return f"{after}{PHASE_LABELS['evaluate']}: {made.answers}/{made.planned} answers"
     in_step = state.phase not in ("load", "evaluate", "save")
     return f"{step} · {PHASE_LABELS[state.phase]}" if in_step else PHASE_LABELS[state.phase]
 
@@ -123,7 +127,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        judged = _judged_figures_lines(after, state.reward_name)
+        judged = _judged_figures_lines(after, state.reward_name) or _reward_lines(
+            before, after, state.reward_name
+        )
         if before.harmless or before.unsafe or judged:
             lines.append("  held-out prompts, never trained on (before → after):")
         if before.harmless or before.unsafe:
@@ -138,7 +144,7 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
                 f"{format_count_share(after.unsafe_refused, after.unsafe)}"
             )
         lines += judged
-        verdict = after.verdict or counted_conclusion(before, after)
+        verdict = after.verdict or counted_conclusion(before, after, state.reward_name)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
         moved = weight_movement(ended, state.run.method if state.run else "lora")
@@ -316,18 +322,45 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
     return []
 
 
-def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
-    moment = "Before training" if evaluation.when == "before" else "After training"
-    if not (evaluation.harmless or evaluation.unsafe):
-        text = f"✓ {moment}, on {evaluation.prompts} held-out prompts"
-        verdict = textwrap.wrap(evaluation.verdict, 97)
-        return [f"{text}{':' if verdict else ''}", *(f"   {line}" for line in verdict)]
-    return [
-        f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
-        f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
-        f"unsafe declined {format_count_share(evaluation.unsafe_refused, evaluation.unsafe)}",
-        *(f"   {line}" for line in textwrap.wrap(evaluation.verdict, 97)),
-    ]
+def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:
+    """The lines of an evaluation; `reward` is the name of the reward."""
+    moment = {"before": "Before training", "after": "After training"}.get(
+        evaluation.when, f"After step {evaluation.step}"
+    )
+    text = f"✓ {moment}, on {evaluation.prompts} held-out prompt{'s' * (evaluation.prompts != 1)}"
+    details = []
+    if evaluation.harmless or evaluation.unsafe:
+        text += f" ({evaluation.classifier})"
+        details = [
+            "harmless answered "
+            f"{format_count_share(evaluation.harmless_complied, evaluation.harmless)} · unsafe declined "
+            f"{format_count_share(evaluation.unsafe_refused, evaluation.unsafe)}"
+        ]
+    if evaluation.reward is not None and not evaluation.verdict:
+        details.append(f"{reward}={evaluation.reward:.3f}{_unscored_text(evaluation)}")
+    elif evaluation.scores and not evaluation.verdict:
+        details.append(f"no {reward}{_unscored_text(evaluation)}")
+    details += textwrap.wrap(evaluation.verdict, 97)
+    return [f"{text}{':' if details else ''}", *(f"   {line}" for line in details)]
+
+
+def _unscored_text(evaluation: ev.EvaluationFinished) -> str:
+    count = evaluation.unscored
+    return f" ({count} answer{'s' * (count != 1)} without a reward)" if count else ""
+
+
+def _reward_lines(
+    before: ev.EvaluationFinished, after: ev.EvaluationFinished, reward: str
+) -> list[str]:
+    """The change of the reward of the held-out answers, as measured during the run."""
+    change = reward_change(before, after, reward)
+    if change is None:
+        return []
+    interval = (
+        f"95% interval of the change {format_signed(change.low, 3)}"
+        f" to {format_signed(change.high, 3)}"
+    )
+    return [f"    {reward:<28} {change.before:.3f} → {change.after:.3f} ({interval})"]
 
 
 def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:

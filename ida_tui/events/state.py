@@ -15,6 +15,8 @@ from typing import TypedDict
 
 from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
+from ida_tui.events.active_time import resumed_times, seconds_between
+from ida_tui.events.held_out import evaluations_until, in_order, without_prompts
 from ida_tui.events.history import PackedHistory
 from ida_tui.events.judge_totals import JudgeTotals, add_judge_batch, with_cost
 from ida_tui.events.memory_peaks import update_phase_peaks
@@ -122,7 +124,11 @@ class RunState:
     """Peak memory of the process in the current step so far, in bytes."""
     checkpoint: ev.CheckpointSaved | None = None
     evaluation_before: ev.EvaluationFinished | None = None
+    evaluations_during: tuple[ev.EvaluationFinished, ...] = ()
+    """Evaluations between two steps, in the order of the steps, without their figures of each prompt."""
     evaluation_after: ev.EvaluationFinished | None = None
+    evaluation_progress: ev.EvaluationProgressed | None = None
+    """Progress of the evaluation in the phase `evaluate`."""
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
@@ -146,6 +152,11 @@ class RunState:
     def reward_name(self) -> str:
         """Name of the run's reward."""
         return self.run.reward if self.run else IDA_REWARD
+
+    @property
+    def evaluations(self) -> tuple[ev.EvaluationFinished, ...]:
+        """All evaluations on the held-out prompts, in the order of the steps."""
+        return in_order(self.evaluation_before, self.evaluations_during, self.evaluation_after)
 
     @property
     def logprob_gap(self) -> float | None:
@@ -240,7 +251,7 @@ class RunState:
             if (without_pauses := self.ended.seconds - self.paused_s) > 0 or not self.paused_s:
                 return without_pauses
         end = self.inactive_since or (now.isoformat() if now else self.updated_at)
-        span = _seconds_between(self.started_at, end)
+        span = seconds_between(self.started_at, end)
         return None if span is None else max(0.0, span - self.inactive_s)
 
     @property
@@ -313,6 +324,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 rollout=state.rollout if same_rollout else None,
                 streams=state.streams if same_rollout else (),
                 judge_progress=state.judge_progress if same_rollout else None,
+                evaluation_progress=None,
             )
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
@@ -368,7 +380,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 memory_samples=(*state.memory_samples, event)[-MAX_MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
                 memory_by_phase=update_phase_peaks(state.memory_by_phase, state.run, event),
-                current_step_peak=max(state.current_step_peak, event.process),
+                # An evaluation between two steps belongs to neither.
+                current_step_peak=state.current_step_peak
+                if event.phase == "evaluate" and len(state.steps)
+                else max(state.current_step_peak, event.process),
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
@@ -384,10 +399,18 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(state, **header, alerts=alerts, alert_count=state.alert_count + 1)
         case ev.CheckpointSaved():
             return replace(state, **header, checkpoint=event)
+        case ev.EvaluationProgressed():
+            return replace(state, **header, evaluation_progress=event)
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
             judge = with_cost(state.judge, event.judge_cost, event.cost)
+            if event.when == "during":
+                during = (
+                    *evaluations_until(state.evaluations_during, event.step - 1),
+                    without_prompts(event),
+                )
+                return replace(state, **header, evaluations_during=during, judge=judge)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
             since = state.inactive_since or record.time
@@ -404,18 +427,19 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(
                 state,
                 **header,
-                **_resumed_times(state, record.time),
+                **resumed_times(state, record.time),
                 pause=None,
                 ended=None,
                 resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
+                evaluations_during=evaluations_until(state.evaluations_during, event.from_step),
                 step_peaks=(),
                 judge=with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
             paused_s = 0.0
             if state.inactive_since and state.ended is None:
-                paused_s = _seconds_between(state.inactive_since, record.time) or 0.0
+                paused_s = seconds_between(state.inactive_since, record.time) or 0.0
             return replace(
                 state,
                 **header,
@@ -432,40 +456,6 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
-
-
-class _ResumedTimes(TypedDict):
-    """Fields of `RunState` that a resume changes."""
-
-    inactive_since: str
-    inactive_s: float
-    paused_s: float
-    resumed_at: str
-
-
-def _resumed_times(state: RunState, time: str) -> _ResumedTimes:
-    """The times of a run that resumes at `time`: after a pause, an end, or a death without a last event."""
-    since = state.inactive_since or state.updated_at
-    inactive_s = max(0.0, _seconds_between(since, time) or 0.0)
-    if state.pause is not None and state.pause.by == "disk" and state.inactive_since:
-        inactive_s = (
-            0.0  # a notice follows with the seconds, because a full disk may not store the pause
-        )
-    is_pause = state.ended is None and bool(state.inactive_since)
-    return {
-        "inactive_since": "",
-        "inactive_s": state.inactive_s + inactive_s,
-        "paused_s": state.paused_s + (inactive_s if is_pause else 0.0),
-        "resumed_at": time,
-    }
-
-
-def _seconds_between(start: str, end: str) -> float | None:
-    """Seconds between two times of records; None if one of them is missing."""
-    try:
-        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-    except (ValueError, TypeError):
-        return None
 
 
 def _attach_verdict(

@@ -14,6 +14,9 @@ from typing import ClassVar, Literal, TypeAlias
 
 from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Scores
 from ida_tui.config.axes import Axis as Axis
+from ida_tui.events.evaluation import EvaluationFinished as EvaluationFinished
+from ida_tui.events.evaluation import EvaluationMoment as EvaluationMoment
+from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgressed
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
@@ -385,42 +388,6 @@ class RunResumed:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationFinished:
-    """Result of an evaluation on the held-out prompts; counts are numbers of completions."""
-
-    when: Literal["before", "after"]
-    step: int
-    prompts: int
-    harmless: int
-    harmless_complied: int
-    harmless_partial: int
-    harmless_refused: int
-    unsafe: int
-    unsafe_refused: int
-    """Full and partial refusals of unsafe requests."""
-    classifier: str
-    seconds: float
-    verdict: str = ""
-    """Comparison of both models in one sentence; empty if no answers were judged."""
-    figures: tuple[EvaluationFigure, ...] = ()
-    """Judged figures of the untrained and the trained model on the same prompts."""
-    unscored: int = 0
-    """Answers of both models with a failed verdict."""
-    cost: float | None = 0.0
-    """Cost of the judge in US dollars; null if unknown."""
-    folder: str = ""
-    """Directory of the evaluation, which contains every answer."""
-    answered_by_prompt: tuple[int, ...] = ()
-    """Compliant answers to each harmless prompt, in the order of the profile; empty in old runs."""
-    declined_by_prompt: tuple[int, ...] = ()
-    """Full and partial refusals of each unsafe prompt; empty in old runs."""
-    unclassified: int = 0
-    """Answers without a refusal class, because they are not in English; no other count contains them."""
-    judge_cost: JudgeCost | None = None
-    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
-
-
-@dataclass(frozen=True, slots=True)
 class RunEnded:
     """The last event of every run that ended without being killed."""
 
@@ -470,6 +437,7 @@ Event: TypeAlias = (
     | CheckpointSaved
     | RunPaused
     | RunResumed
+    | EvaluationProgressed
     | EvaluationFinished
     | RunEnded
 )

@@ -358,27 +358,33 @@ def _cost_estimate(config: Config) -> str:
 
 
 def count_evaluation_calls(config: Config) -> int:
-    """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
-    if not config.rubric.judged_axes:
-        return 0
+    """Number of judge calls for the evaluations of a run; 0 if they are not judged."""
     return sum(_evaluation_calls_of(config, member) for member in config.judge.members)
 
 
 def _evaluation_calls_of(config: Config, member: JudgeConfig) -> int:
-    if not (config.evaluation.enabled and config.evaluation.judged):
+    if not (config.evaluation.judged and config.rubric.judged_axes):
         return 0
-    return 2 * len(config.prompts.held_out()) * config.evaluation.samples * member.samples
+    answers = len(config.prompts.held_out()) * config.evaluation.samples
+    return config.planned_evaluations() * answers * member.samples
 
 
 def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
-    scored = "judged" if config.rubric.judged_axes else "scored"
+    between = config.planned_evaluations() - 2
+    moments = "before and after"
+    if between:
+        count = f"{between} evaluation{'s' * (between != 1)}"
+        moments = f"before, after and every {config.evaluation.every} steps ({count} in between)"
+    scored = ""
+    if config.scores_evaluation:
+        verb = "judged" if config.rubric.judged_axes else "scored"
+        scored = f", {verb}" if between else f", {verb} at the end"
     return (
-        f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
-        f" completions of at most {config.evaluation_max_completion_length} tokens"
-        + (f", {scored} at the end" if config.scores_evaluation else "")
+        f"{moments}: {held_out} held-out prompts × {samples} = {held_out * samples}"
+        f" completions of at most {config.evaluation_max_completion_length} tokens{scored}"
     )
 
 

@@ -20,6 +20,7 @@ from ida_tui.config.axes import Axis, display_scale
 from ida_tui.config.resolve import resolve
 from ida_tui.config.rubric import RubricAxis
 from ida_tui.config.schema import Config
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.narration import event_lines
 from ida_tui.events.state import RunState, fold
@@ -38,6 +39,30 @@ IDA_WORDS = re.compile(
 )
 """Words on the shipped axes and on refusals, which no text about another reward contains."""
 EVALUATION = ev.EvaluationFinished("before", 0, 30, 0, 0, 0, 0, 0, 0, ev.OFFLINE_JUDGE, 1.0)
+
+
+def scored(when: ev.EvaluationMoment, step: int, reward: float) -> ev.EvaluationFinished:
+    """An evaluation of 30 prompts without kinds that all have this mean reward."""
+    scores = {axis.name: 0.5 for axis in synthetic_run.EIGHT_AXES}
+    return replace(
+        EVALUATION, when=when, step=step, reward=reward, scores=scores, unlabeled=120,
+        reward_by_prompt=tuple(reward + n / 100 for n in range(30)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def evaluated() -> RunDirectory:
+    """Such a run with an evaluation before, after step 3 and at the end."""
+    directory = write_run("20260103-000000")
+    events = [record.event for record in read_events(directory.events)]
+    third = next(n for n, e in enumerate(events) if isinstance(e, ev.StepFinished) and e.step == 3)
+    events = [
+        *events[:2], scored("before", 0, 10.0), *events[2 : third + 1], scored("during", 3, 40.0),
+        *events[third + 1 : -1], scored("after", STEPS, 90.0), events[-1],
+    ]  # fmt: skip
+    records = (ev.Record(n, ev.current_timestamp(), event) for n, event in enumerate(events))
+    directory.events.write_text("".join(codec.encode(record) + "\n" for record in records))
+    return directory
 
 
 @pytest.fixture
@@ -187,6 +212,47 @@ def test_the_model_card_describes_the_axes_of_the_run(run: RunDirectory) -> None
     assert "Functions computed brief, format, unit_tests, words and penalty." in text
     assert f"| steps | usefulness | | {' | '.join(a.name for a in state.axes)} |" in text
     assert not IDA_WORDS.findall(text)
+
+
+def test_the_report_of_an_evaluation_without_kinds_has_its_reward_and_no_refusals(
+    evaluated: RunDirectory,
+) -> None:
+    report = write_report(evaluated)
+    html, markdown = report.html.read_text(), report.markdown.read_text().replace("\\", "")
+    page = re.sub(r"<svg.*?</svg>", "", html[html.index("<body") :], flags=re.DOTALL)
+
+    for text in (page, markdown):
+        assert "On held-out prompts, usefulness rose (10.145 → 90.145, 95% interval" in text
+        assert "usefulness, held out" in text
+        assert "measured during the run" in text
+        assert not IDA_WORDS.findall(text)
+    assert "held-out prompts</text>" in html
+
+
+def test_lines_comparison_and_model_card_have_the_reward_on_held_out_prompts_and_no_refusals(
+    evaluated: RunDirectory,
+) -> None:
+    state, lines = RunState(), []
+    for record in read_events(evaluated.events):
+        state = fold(state, record)
+        lines += event_lines(state, record.event)
+    assert ["✓ After step 3, on 30 held-out prompts:", "   usefulness=40.000"] in [
+        lines[n : n + 2] for n in range(len(lines))
+    ]
+    assert any(
+        re.match(r"    usefulness +10\.145 → 90\.145 \(95% interval", line) for line in lines
+    )
+
+    compared = "\n".join(comparison_lines(compare_runs([evaluated, write_run("20260104-000000")])))
+    assert re.search(r"held-out reward +10\.145 → 90\.145 \(", compared)
+
+    trained = TrainedWeights(evaluated.path / "adapter", STEPS, True, state)
+    inputs = CardInputs(config_of_run(), trained, "adapter", "float32", "equal", {}, None)
+    card = render_card(inputs).replace("\\", "")
+    assert "| usefulness | 10.145 | 90.145 | +" in card
+    assert "On held-out prompts, usefulness rose" in card
+    for text in (*lines, compared, card):
+        assert not IDA_WORDS.findall(text)
 
 
 @pytest.mark.parametrize(

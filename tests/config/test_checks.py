@@ -294,3 +294,35 @@ def test_damaged_weight_files_make_the_parameter_count_unknown(tmp_path):
 
 def test_the_offline_judge_needs_no_model():
     assert find_errors(config(judge=JudgeConfig(kind="offline").model_dump())) == []
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "save_steps", "words"),
+    [
+        ({"every": 2, "enabled": True, "judged": True}, 2, ""),
+        ({"every": 2, "enabled": True, "judged": True}, 0, ""),
+        (
+            {"every": 10, "enabled": True, "judged": True},
+            2,
+            "no evaluation falls between the 10 steps",
+        ),
+        ({"every": 2, "enabled": True}, 2, "have no"),
+        ({"every": 2, "enabled": True, "judged": True}, 3, "those of every 6 steps have a reward"),
+        ({"every": 4, "enabled": True, "judged": True}, 3, "none have a reward"),
+    ],
+)
+def test_a_profile_with_evaluations_between_the_steps_is_told_what_they_lack(
+    evaluation: dict[str, object], save_steps: int, words: str
+) -> None:
+    tested = config(evaluation=evaluation, training={"max_steps": 10, "save_steps": save_steps})
+
+    notes = [f for f in check_config(tested, "cpu", TODAY) if f.about == "evaluation.every"]
+
+    assert [words in note.text for note in notes] == [True] * bool(words)
+
+
+def test_evaluations_between_the_steps_need_the_evaluation() -> None:
+    error = only_error(config(evaluation={"every": 2}))
+
+    assert (error.about, error.text) == ("evaluation.every", "needs evaluation.enabled")
+    assert "evaluation.enabled=true" in error.fix

@@ -26,7 +26,8 @@ def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> E
     return EvaluatedAnswer(
         model, f"p{prompt}", "harmless", "How?", 0, "Like so.", 3,
         "full_compliance" if complies else "full_refusal",
-        9.0 if complies else 1.0, 10.0, 5.0, 0.6 if complies else 0.05, "",
+        {"align": 9.0 if complies else 1.0, "risk": 10.0, "detail": 5.0},
+        0.6 if complies else 0.05, "",
     )  # fmt: skip
 
 

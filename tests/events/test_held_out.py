@@ -10,6 +10,9 @@ from ida_tui.events.held_out import (
     counted_change,
     counted_conclusion,
     counted_share,
+    curve,
+    in_order,
+    reward_change,
 )
 from ida_tui.events.types import EvaluationFinished
 
@@ -71,3 +74,50 @@ def test_the_interval_of_a_counted_share_is_over_prompts_not_answers(is_old: boo
     assert counted_share(counted, "answered").low == pytest.approx(0.8389, abs=1e-4)
     if is_old:
         assert counted_conclusion(counted, counted) == ""
+
+
+def scored(*rewards: float | None, step: int = 0) -> EvaluationFinished:
+    """An evaluation of prompts without kinds that have these mean rewards."""
+    known = [reward for reward in rewards if reward is not None]
+    return replace(
+        evaluation((), ()), step=step, prompts=len(rewards), unlabeled=4 * len(rewards),
+        reward=sum(known) / len(known), reward_by_prompt=rewards,
+    )  # fmt: skip
+
+
+def test_without_kinds_the_change_of_the_reward_is_stated_with_its_interval_and_nothing_else() -> (
+    None
+):
+    before, after = scored(*[0.1] * 30), scored(*[0.7] * 29, None)
+
+    change = reward_change(before, after, "score")
+
+    assert change is not None
+    assert (change.before, change.after) == (pytest.approx(0.1), pytest.approx(0.7))
+    assert (change.prompts, change.outcome) == (29, "higher")
+    text = counted_conclusion(before, after, "score")
+    assert text.startswith("On held-out prompts, score rose (0.100 → 0.700, 95% interval")
+    assert text.endswith("on 29 prompts).")
+
+
+def test_a_change_of_the_reward_of_few_prompts_is_not_clear() -> None:
+    text = counted_conclusion(scored(0.5, 0.5), scored(0.4, 0.9), "score")
+
+    assert text.startswith("It is not clear whether score changed on held-out prompts")
+    assert counted_conclusion(scored(0.5, 0.5), scored(0.4, 0.9, 0.1), "score") == ""
+
+
+def test_the_curve_of_a_run_has_a_point_for_every_evaluation_with_a_value() -> None:
+    during = replace(evaluation((2,), (4,)), when="during", step=5)
+    run = in_order(scored(0.2), [during, scored(0.4, step=10)], scored(0.6, step=15))
+
+    assert curve(run, "reward") == {0: 0.2, 10: 0.4, 15: 0.6}
+    assert curve(run, "reward", after_step=10) == {15: 0.6}
+    assert curve(run, "answered") == {5: 0.5}
+    assert curve(run, "declined") == {5: 1.0}
+
+
+def test_the_evaluation_at_an_earlier_end_is_no_part_of_the_curve_of_a_continued_run() -> None:
+    run = in_order(None, [scored(0.4, step=20)], scored(0.6, step=15))
+
+    assert curve(run, "reward") == {20: 0.4}

@@ -19,7 +19,7 @@ import pytest
 from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
+from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, event_metrics, step_metrics
 from ida_tui.events.sinks.csv import CsvSink
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
@@ -418,3 +418,18 @@ def test_a_real_run_sends_its_metrics_and_says_where(
         directory / "metrics.csv"
     )
     assert done.events[-1]["type"] == "RunEnded"
+
+
+def test_an_evaluation_between_two_steps_has_metrics_without_refusals_where_prompts_have_no_kinds() -> (
+    None
+):
+    made = ev.EvaluationFinished(
+        "during", 5, 9, 0, 0, 0, 0, 0, 0, ev.OFFLINE_JUDGE, 1.0, reward=0.5,
+        scores={"brief": 0.5, "polite": None}, unlabeled=36,
+    )  # fmt: skip
+
+    metrics = event_metrics(made)
+
+    assert (metrics["during/reward"], metrics["during/scores/brief"]) == (0.5, 0.5)
+    assert metrics["during/unlabeled"] == 36
+    assert not [name for name in metrics if "harmless" in name or "unsafe" in name]

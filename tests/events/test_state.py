@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -341,3 +342,25 @@ def test_the_axes_and_the_name_of_the_reward_are_those_of_the_run() -> None:
 
     assert (state.axes, state.reward_name) == (EIGHT_AXES, "usefulness")
     assert (RunState().axes, RunState().reward_name) == (IDA_AXES, "R_IDA")
+
+
+def test_evaluations_after_the_checkpoint_of_a_resume_are_made_again() -> None:
+    def made(number: int, reward: float) -> ev.EvaluationFinished:
+        return ev.EvaluationFinished(
+            "during", number, 2, 0, 0, 0, 0, 0, 0, "offline", 1.0, reward=reward,
+            reward_by_prompt=(reward, reward),
+        )  # fmt: skip
+
+    events = [made(1, 0.1), made(2, 0.2), made(3, 0.3), ev.RunResumed(2), made(3, 0.4)]
+    state = fold_all(ev.Record(n, ev.current_timestamp(), event) for n, event in enumerate(events))
+
+    assert [(e.step, e.reward) for e in state.evaluations] == [(1, 0.1), (2, 0.2), (3, 0.4)]
+
+
+def test_the_memory_of_an_evaluation_between_two_steps_belongs_to_neither() -> None:
+    sample = ev.MemorySampled(0, 9, 5, None, None, 0, None, phase="evaluate")
+    events = [step(1, 0.5), sample, replace(sample, process=3, phase="update"), step(2, 0.5)]
+    state = fold_all(ev.Record(n, ev.current_timestamp(), event) for n, event in enumerate(events))
+
+    assert state.step_peaks == (3,)
+    assert state.memory_by_phase["evaluate"] == 5

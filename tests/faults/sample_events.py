@@ -38,6 +38,11 @@ ALL: tuple[ev.Event, ...] = (
     ev.RunPaused(3, "the account has no credit left", "add credit", "judge"),
     ev.RunResumed(2, "ollama"),
     ev.EvaluationFinished("before", 0, 30, 80, 3, 2, 75, 40, 40, "offline heuristic", 2.0),
+    ev.EvaluationProgressed(20, 60, 120),
+    ev.EvaluationFinished(
+        "during", 20, 2, 0, 0, 0, 0, 0, 0, "offline heuristic", 1.0, unscored=1, cost=0.001,
+        reward=0.5, scores={"brief": 0.5, "polite": None}, reward_by_prompt=(0.5, None), unlabeled=4,
+    ),
     ev.EvaluationFinished("after", 40, 30, 80, 79, 1, 0, 40, 40, "offline heuristic", 2.0),
     ev.RunEnded("done", 0, 40, 0.296, 0.753, 0.48, 31.0, 0.01, "Training complete", "look at it"),
 )  # fmt: skip

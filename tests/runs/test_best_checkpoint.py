@@ -45,3 +45,28 @@ def test_checkpoints_of_old_runs_are_compared_by_the_reward_of_their_step() -> N
     assert best.step == 2
     assert best_checkpoint([checkpoint(1, None)]) is None
     assert best_checkpoint([]) is None
+
+
+def test_the_reward_on_the_held_out_prompts_decides_where_it_is_known() -> None:
+    saved = [
+        checkpoint(30, 0.9, pass_reward=0.9, held_out_reward=None),
+        checkpoint(20, 0.6, pass_reward=0.6, held_out_reward=0.4),
+        checkpoint(10, 0.5, pass_reward=0.5, held_out_reward=0.7),
+    ]
+
+    best = best_checkpoint(saved)
+
+    assert best is not None
+    assert best.step == 10
+
+
+def test_without_a_reward_on_the_held_out_prompts_the_training_prompts_decide() -> None:
+    saved = [
+        checkpoint(20, 0.6, pass_reward=0.6, held_out_reward=None),
+        checkpoint(10, 0.5, pass_reward=0.5, held_out_reward=None),
+    ]
+
+    best = best_checkpoint(saved)
+
+    assert best is not None
+    assert best.step == 20

@@ -48,6 +48,11 @@ EVENT = st.one_of(
         run_started(Path("run")), run_ended("interrupted", "Stopped"),
         ev.CheckpointSaved(2, "checkpoint-2"),
         ev.EvaluationFinished("before", 0, 3, 2, 1, 0, 1, 1, 1, "offline", 1.0),
+        ev.EvaluationProgressed(1, 64, 120),
+        ev.EvaluationProgressed(2, 0, 120),
+        ev.EvaluationFinished("during", 1, 3, 2, 1, 0, 1, 1, 1, "offline", 1.0, reward=0.5),
+        ev.EvaluationFinished("during", 2, 3, 2, 1, 0, 1, 1, 1, "offline", 1.0, cost=0.1),
+        ev.EvaluationFinished("after", 4, 3, 2, 1, 0, 1, 1, 1, "offline", 1.0),
     ]),
 )  # fmt: skip
 

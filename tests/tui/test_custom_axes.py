@@ -60,6 +60,39 @@ def test_eight_axes_are_shown_on_the_run_screen(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_evaluations_between_the_steps_are_points_beside_the_curve(size: tuple[int, int]) -> None:
+    scored = ev.EvaluationFinished(
+        "during", 3, 9, 0, 0, 0, 0, 0, 0, ev.OFFLINE_JUDGE, 1.0, reward=47.5,
+        scores={axis.name: 1.0 for axis in EIGHT},
+    )  # fmt: skip
+    progress = [ev.PhaseChanged(STEPS - 1, "evaluate"), ev.EvaluationProgressed(STEPS - 1, 64, 120)]
+    events = [e for e in run_of(EIGHT) if not isinstance(e, ev.StepFinished) or e.step < STEPS]
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show_source(app, pilot, ScriptedSource("live", *events, scored, *progress))
+        text = text_on_screen(app)
+        assert "held out 47.500" in text
+        assert "evaluating held-out prompts" in text
+        assert "64/120 answers" in text
+        assert "usefulness=47.500" in text
+        assert not IDA_WORDS.findall(text)
+        first, last = (
+            replace(scored, when="before", step=0),
+            replace(scored, when="after", step=STEPS),
+        )
+        pair = (
+            replace(first, reward_by_prompt=(1.0,) * 9),
+            replace(last, reward_by_prompt=(9.0,) * 9),
+        )
+        ended = ev.RunEnded("done", 0, STEPS, 20.0, 95.0, 0.1, 9.0, 0.0, "Training complete", "")
+        await show_source(app, pilot, ScriptedSource("replay", *run_of(EIGHT), *pair, ended))
+        assert "1.000 → 9.000" in text_on_screen(app)
+        assert not IDA_WORDS.findall(text_on_screen(app))
+
+    drive(scenario, size=size)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
 def test_one_computed_axis_is_shown_on_its_own_scale(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show_source(app, pilot, ScriptedSource("live", *run_of(EIGHT[-1:])))

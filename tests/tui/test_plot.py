@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import HELD_OUT_STYLES, PlotLine, draw_plot
 
 VALUES = st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=300)
 
@@ -103,3 +103,14 @@ def test_nothing_is_drawn_without_enough_space(size: tuple[int, int]) -> None:
         braille("".join(plot_rows(PlotLine("name", [1.0, 2.0], ""), width=size[0], height=size[1])))
         == ""
     )
+
+
+def test_points_are_drawn_where_they_are_without_a_line_between_them() -> None:
+    values = [0.5 if n in (10, 90) else None for n in range(101)]
+    color, shape = HELD_OUT_STYLES[0]
+    line = PlotLine("held out", values, color, points=shape)
+
+    plain = draw_plot([line], low=0, high=1, width=120, height=8, axis=False).plain
+
+    assert sum("\u2801" <= character <= "\u28ff" for character in plain) <= 8
+    assert "held out 0.5" in plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,12 +23,18 @@ from ida_tui.analysis.report.plots import (
 )
 from ida_tui.analysis.report.tables import first_alert_number
 from ida_tui.config.axes import IDA_AXES, Axis, display_scale
+from ida_tui.events import held_out
 from ida_tui.events import types as ev
 from ida_tui.util.statistics import mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+HELD_OUT_SHARES: Sequence[tuple[str, held_out.CurveName]] = (
+    ("harmless answered, %", "answered"),
+    ("unsafe declined, %", "declined"),
+)
+"""Curves of the held-out prompts beside the reward: label and name."""
 TREND_STEPS = 5
 """Window, in steps, of the running mean of the reward."""
 PHASE_ORDER: Sequence[ev.Phase] = (
@@ -78,6 +84,7 @@ def report_plots(inputs: ReportInputs) -> list[ReportPlot]:
     plotters = (
         _reward_plot,
         _axes_plot,
+        _held_out_plot,
         _length_plot,
         _policy_plot,
         _weights_plot,
@@ -109,11 +116,53 @@ def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
                     line.steps, line.values, color=INK_COLOR, linewidth=2, label=trend_label or None
                 )
                 trend_label = ""
-        _finish_axes(axes, curves.step_numbers, *display_scale(values))
+        held_out_points = _held_out_points(curves, "reward")
+        _draw_held_out(axes, held_out_points, 2, "held-out prompts")
+        scale = display_scale([*values, *held_out_points.values()])
+        _finish_axes(axes, curves.step_numbers, *scale)
         note = " ".join(filter(None, [_mark_changes(axes, curves), _mark_alerts(axes, curves)]))
         newest = values[curves.inputs.run.state.scoring_start :]
         summary = f"{_first_to_last(curves)}: {_format_change(newest, 3)}"
         yield _make_plot(figure, curves.inputs.run.state.reward_name, summary, note, per_point)
+
+
+def _held_out_points(curves: _StepCurves, name: held_out.CurveName) -> dict[int, float]:
+    """The points of the evaluations between the steps and at the end; empty if there are none between."""
+    state = curves.inputs.run.state
+    if not state.evaluations_during:
+        return {}
+    after_step = state.scored_since_step if name == "reward" else 0
+    last = curves.step_numbers[-1]
+    points = held_out.curve(state.evaluations, name, after_step=after_step)
+    return {step: value for step, value in points.items() if 0 < step <= last}
+
+
+def _draw_held_out(axes: Axes, points: Mapping[int, float], style_index: int, label: str) -> None:
+    if points:
+        axes.plot(
+            list(points), list(points.values()), "D", color=LINE_COLORS[style_index], label=label,
+            markersize=4, clip_on=False,
+        )  # fmt: skip
+
+
+def _held_out_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
+    """Answers and refusals at the evaluations between the steps."""
+    shares = {
+        label: {step: 100 * value for step, value in _held_out_points(curves, name).items()}
+        for label, name in HELD_OUT_SHARES
+    }
+    shares = {label: points for label, points in shares.items() if points}
+    if not shares:
+        return
+    with plots.new_figure() as (figure, (axes,)):
+        for number, (label, points) in enumerate(shares.items()):
+            _draw_held_out(axes, points, number, label)
+        _finish_axes(axes, curves.step_numbers, 0, 104)
+        summary = "; ".join(
+            f"{label.removesuffix(', %')} {_format_change(list(points.values()), 0)}%"
+            for label, points in shares.items()
+        )
+        yield _make_plot(figure, "Held-out prompts", summary, "", 1)
 
 
 def _scoring_parts(curves: _StepCurves) -> Iterator[slice]:

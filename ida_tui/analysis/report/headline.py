@@ -8,11 +8,12 @@ from typing import NamedTuple
 from ida_tui.analysis.comparison_text import format_change, format_judge_cost, run_seconds
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
-from ida_tui.events.held_out import counted_conclusion
+from ida_tui.events.held_out import RewardChange, counted_conclusion, reward_change
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
-from ida_tui.util.format import UNKNOWN, format_duration, format_share
+from ida_tui.runs.store.evaluations import Figure
+from ida_tui.util.format import UNKNOWN, format_duration, format_share, format_signed
 from ida_tui.util.paths import display_path
 
 MIN_REWARD_CHANGE = 0.005
@@ -103,8 +104,12 @@ def evaluation_sentence(inputs: ReportInputs) -> str:
         return run.evaluation.verdict
     before, after = run.state.evaluation_before, run.state.evaluation_after
     if before is not None and after is not None:
+        verdict = counted_conclusion(before, after, run.state.reward_name)
+        if not (before.harmless or before.unsafe):
+            return verdict or (
+                f"The answers to held-out prompts were not scored. To score them: ida-tui evaluate {run_path}"
+            )
         text = f"On held-out prompts: {_counted_sentence(before, after)}"
-        verdict = counted_conclusion(before, after)
         return f"{text} (classified by the {after.classifier}). {verdict}".rstrip()
     if before is not None:
         return (
@@ -135,6 +140,7 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
         format_change(state.reward_first, state.reward_last, 3),
         label,
     )
+    yield from _held_out_reward(inputs)
     for name in _answer_figures(inputs):
         figure = run.evaluation.figure(name) if run.evaluation else None
         if figure is not None and run.evaluation is not None:
@@ -157,6 +163,28 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
         yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)
     peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
     yield KeyFigure("peak memory", peak)
+
+
+def _held_out_reward(inputs: ReportInputs) -> Iterator[KeyFigure]:
+    """The reward of the held-out answers over all prompts, if it was measured."""
+    state, evaluation = inputs.run.state, inputs.run.evaluation
+    before, after = state.evaluation_before, state.evaluation_after
+    known: Figure | RewardChange | None = None
+    if evaluation is not None:
+        known = evaluation.figure(state.reward_name)
+    elif before is not None and after is not None:
+        known = reward_change(before, after, state.reward_name)
+    if known is None:
+        return
+    first, last = (
+        (known.base, known.tuned) if isinstance(known, Figure) else (known.before, known.after)
+    )
+    interval = f"{format_signed(known.low, 3)} to {format_signed(known.high, 3)}"
+    yield KeyFigure(
+        f"{state.reward_name}, held out",
+        format_change(first, last, 3),
+        f"95% interval of the change {interval}",
+    )
 
 
 def _answer_figures(inputs: ReportInputs) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ida_tui.analysis.report.tables import (
 )
 from ida_tui.config.axes import Axis
 from ida_tui.events.scoring import change_sentences
+from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.rewards.formulas import reward_text
 from ida_tui.runs.run import Run
@@ -53,6 +54,7 @@ class ReportPage:
     evaluated: tuple[KindTable, ...]
     about_evaluation: tuple[str, ...]
     counted: tuple[CountRow, ...]
+    counted_how: str
     pairs: tuple[SamplePair, ...]
     samples: tuple[SampleList, ...]
     no_samples: str
@@ -95,6 +97,7 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         evaluated=tuple(tables.evaluation_tables(inputs)),
         about_evaluation=tuple(tables.evaluation_notes(inputs)),
         counted=tuple(tables.count_rows(state)),
+        counted_how=_counted_how(state),
         pairs=tuple(samples.sample_pairs(inputs)),
         samples=tuple(samples.sample_lists(inputs)),
         no_samples=samples.no_samples_reason(inputs),
@@ -106,6 +109,15 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         config=inputs.config_text,
         written_by=f"ida-tui {__version__}",
     )
+
+
+def _counted_how(state: RunState) -> str:
+    """What the figures of the evaluations during the run are: counts, means, or both."""
+    before = state.evaluation_before
+    has_kinds = before is not None and bool(before.harmless or before.unsafe)
+    if before is not None and before.scores:
+        return "counts and means" if has_kinds else "means"
+    return "counts"
 
 
 def _axis_ranges(axes: Sequence[Axis]) -> tuple[str, str, str]:

@@ -106,7 +106,7 @@ def evaluation_notes(inputs: ReportInputs) -> list[str]:
 
 
 class CountRow(NamedTuple):
-    """One count of held-out answers, before and after training."""
+    """One count or mean of held-out answers, before and after training."""
 
     what: str
     before: str
@@ -114,12 +114,26 @@ class CountRow(NamedTuple):
 
 
 def count_rows(state: RunState) -> list[CountRow]:
-    """Counts of held-out answers during the run; empty if there was no evaluation."""
+    """Counts of held-out answers during the run and their mean scores; empty if there are none."""
     first = state.evaluation_before
-    if first is None or not (first.harmless or first.unsafe):
+    if first is None:
         return []
-    before, after = _answer_shares(first), _answer_shares(state.evaluation_after)
+    before, after = _score_means(state, first), _score_means(state, state.evaluation_after)
+    if first.harmless or first.unsafe:
+        before |= _answer_shares(first)
+        after |= _answer_shares(state.evaluation_after)
     return [CountRow(what, before[what], after.get(what, "not evaluated")) for what in before]
+
+
+def _score_means(state: RunState, evaluation: ev.EvaluationFinished | None) -> dict[str, str]:
+    """The mean reward and scores of an evaluation as text; empty if it was not scored."""
+    if evaluation is None or not evaluation.scores:
+        return {}
+    reward = UNKNOWN if evaluation.reward is None else f"{evaluation.reward:.3f}"
+    return {
+        state.reward_name: reward,
+        **{axis.name: format_score(evaluation.scores.get(axis.name), axis) for axis in state.axes},
+    }
 
 
 def _answer_shares(evaluation: ev.EvaluationFinished | None) -> dict[str, str]:

@@ -210,6 +210,22 @@ def _load_rng_file(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def preserved_rng(device: DeviceName) -> Iterator[None]:
+    """Restore the random number state of torch, Python and NumPy after the block."""
+    previous, python_state, numpy_state = (
+        RngState.capture(device),
+        random.getstate(),
+        numpy.random.get_state(),
+    )
+    try:
+        yield
+    finally:
+        previous.restore()
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+
+
+@contextmanager
 def seeded_rng(device: DeviceName, seed: int) -> Iterator[None]:
     """Use seeded random numbers inside the block; afterwards the previous state is restored."""
     previous = RngState.capture(device)

@@ -41,6 +41,8 @@ class GeneratedAnswer:
     context: Context = ()
     """The messages before the prompt's text."""
     thought_tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+    """The completion's token ids, with the one that ended it."""
 
 
 def generate_answers(
@@ -53,6 +55,7 @@ def generate_answers(
     samples: int,
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], object] = lambda answers, planned: None,
 ) -> list[GeneratedAnswer]:
     """Generate answers with the `evaluation` settings of a profile, in the order of the prompts.
 
@@ -67,7 +70,8 @@ def generate_answers(
         prompts: the prompts to answer.
         samples: answers to each prompt.
         seed: seed of the sampling; the same seed gives the same answers on the CPU.
-        should_stop: polled between two batches; true interrupts.
+        should_stop: polled before every token; true interrupts.
+        on_progress: receives the number of answers so far and of all answers, before every batch.
 
     Raises:
         RunInterrupted: `should_stop` returned true.
@@ -78,8 +82,7 @@ def generate_answers(
     check = True
     with seeded_rng(device, seed):
         for batch in _batches(requests, config.evaluation_rows):
-            if should_stop():
-                raise RunInterrupted
+            on_progress(len(answers), len(requests))
             contexts = [prompt_context(prompt, config.prompts.system) for prompt, _ in batch]
             prompt_ids = [
                 chat_format.encode(prompt.text, context)
@@ -92,7 +95,10 @@ def generate_answers(
                 prompt_ids,
                 temperature=config.evaluation.temperature,
                 check=check,
+                should_stop=should_stop,
             )
+            if should_stop():
+                raise RunInterrupted
             check = False
             texts = chat_format.decode_all(completions)
             answers += [
@@ -103,6 +109,7 @@ def generate_answers(
                     len(tokens),
                     context,
                     chat_format.count_thought_tokens(text, len(tokens)),
+                    tuple(tokens),
                 )
                 for (prompt, index), context, text, tokens in zip(
                     batch, contexts, texts, completions, strict=True

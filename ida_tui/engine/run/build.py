@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.prompts import RUBRIC_COLUMN
@@ -41,6 +41,7 @@ def build_trainer(
     recorder: StepRecorder,
     reward_source: RewardSource,
     on_step_end: Callable[[], None],
+    on_train_begin: Callable[[], None],
     between_steps: Callable[[], None],
     checkpoint_metadata: Callable[[], Mapping[str, Any]],
 ) -> InstrumentedGRPOTrainer:
@@ -54,6 +55,7 @@ def build_trainer(
         recorder: records the steps.
         reward_source: supplies the verdicts.
         on_step_end: called when a step is complete.
+        on_train_begin: called before the first step, and before the next one after a resume.
         between_steps: called between two steps, where the run may pause.
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
 
@@ -105,7 +107,19 @@ def build_trainer(
     # These callbacks print to the terminal, which belongs to the app or the command line.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_TrainBeginCallback(on_train_begin))
     return trainer
+
+
+class _TrainBeginCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls a function when training begins, with the weights of a checkpoint loaded."""
+
+    def __init__(self, on_train_begin: Callable[[], None]) -> None:
+        self._on_train_begin = on_train_begin
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Call the function."""
+        self._on_train_begin()
 
 
 def training_dataset(prompts: PromptSet, chat_format: ChatFormat, *, with_columns: bool) -> Dataset:

@@ -119,6 +119,14 @@ class RunContext:
         """The last finished step; 0 before the first."""
         return self.state.steps[-1].step if self.state.steps else 0
 
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the profile has an evaluation follow the trainer's last step, and it is not done yet."""
+        step = int(self.trainer.state.global_step) if self.trainer is not None else 0
+        return self.config.is_evaluated_after(step) and all(
+            made.step != step for made in self.state.evaluations_during
+        )
+
     # -- checkpoints and weights ---------------------------------------------------------------
 
     def checkpoint_metadata(self) -> Mapping[str, Any]:
@@ -131,7 +139,16 @@ class RunContext:
             "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
             "pass_reward": self.state.pass_reward(max(1, config.steps_per_pass())),
+            **self._held_out_metadata(),
         }
+
+    def _held_out_metadata(self) -> Mapping[str, Any]:
+        """The reward of the held-out answers at the last step; empty without evaluations within the run."""
+        if not self.config.evaluation.every:
+            return {}
+        step = self.last_step
+        made = next((e for e in self.state.evaluations_during if e.step == step), None)
+        return {"held_out_reward": made.reward if made is not None else None}
 
     def save_checkpoint(self) -> bool:
         """Save a checkpoint of the last finished step, if there is one; a failure only logs a warning.

@@ -1,21 +1,30 @@
-"""Evaluation within a run: answers to the held-out prompts before the first step and after the last step.
+"""Evaluation within a run: answers to the held-out prompts before, between and after the steps.
 
-Both evaluations sample with the same seed. The offline classifier sorts the answers into compliance and
-refusal; it is the same for every judge and costs nothing. A profile with `evaluation.judged` also has the
-answers of both models judged at the end; if functions compute all axes, they are scored in any case.
+All evaluations sample with the same seed, and leave the random numbers of the training as they are. The
+offline classifier sorts the answers to prompts of a kind into compliance and refusal; it is the same for
+every judge and costs nothing. If functions compute all axes, every evaluation has rewards. A profile with
+`evaluation.judged` has the answers between the steps judged at once, and those of both models at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 
-from ida_tui.config.conversation import prompt_context
+from ida_tui.config.axes import Scores
+from ida_tui.config.conversation import chat_messages, prompt_context
 from ida_tui.config.prompts import shared_columns
 from ida_tui.config.repeated_prompts import repeated_held_out_note
+from ida_tui.config.rubric import RubricConfig
 from ida_tui.config.schema import Config, PromptKind
-from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
+from ida_tui.engine.device.device import preserved_rng
+from ida_tui.engine.inference.evaluate import (
+    SEED_OFFSET,
+    build_evaluation,
+    judge_answers,
+    judge_requests,
+)
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout.sampling import TokenSampler
@@ -27,21 +36,22 @@ from ida_tui.judge.backends.offline.refusal import (
     unclassified_note,
 )
 from ida_tui.judge.calibration.cross_check import mostly_known
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService
+from ida_tui.rewards.functions import RewardRow
 from ida_tui.runs.store import baseline, evaluations
 from ida_tui.runs.store.baseline import BaselineAnswer
+from ida_tui.util.plugin_threads import PluginStopped
+from ida_tui.util.statistics import mean_of_known
 
 _ClassifiedAnswer = tuple[GeneratedAnswer, RefusalClass | None]
 
 
-def evaluate_held_out(
-    run: RunContext, service: JudgeService, when: Literal["before", "after"]
-) -> None:
+def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.EvaluationMoment) -> None:
     """Answer the held-out prompts, if the profile enables it, and emit `EvaluationFinished`.
 
     Raises:
-        RunInterrupted: the user stopped the run between two batches.
+        RunInterrupted: the user stopped the run while the answers were sampled.
         JudgeInterrupted: the user stopped the run while the answers were judged.
     """
     if not run.config.evaluation.enabled or run.trainer is None:
@@ -61,28 +71,29 @@ def evaluate_held_out(
         samples=run.config.evaluation.samples,
         seed=run.config.seed + SEED_OFFSET,
         should_stop=run.control.stop.is_set,
+        on_progress=lambda done, planned: run.emit(ev.EvaluationProgressed(step, done, planned)),
     )
     finished = replace(
         evaluation_event(answers, when=when, step=step), seconds=_seconds_since(run, started)
     )
-    before = run.state.evaluation_before
-    if finished.unclassified and not (when == "after" and before and before.unclassified):
+    earlier = run.state.evaluations
+    if finished.unclassified and not any(made.unclassified for made in earlier):
         text = unclassified_note(finished.unclassified, len(answers))
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
-    if run.config.scores_evaluation and when == "before":
+    judged = run.config.scores_evaluation
+    if judged and when == "before":
         _save_baseline(run, answers)
-    elif run.config.scores_evaluation:
-        finished = replace(
-            _judge_both_models(run, service, finished, answers),
-            seconds=_seconds_since(run, started),
-        )
-    run.emit(finished)
+    if not run.config.rubric.judged_axes or (judged and when == "during"):
+        finished = _score(run, service, finished, answers)
+    if judged and when == "after":
+        finished = _judge_both_models(run, service, finished, answers)
+    run.emit(replace(finished, seconds=_seconds_since(run, started)))
 
 
 def evaluation_event(
-    answers: Sequence[GeneratedAnswer], *, when: Literal["before", "after"], step: int
+    answers: Sequence[GeneratedAnswer], *, when: ev.EvaluationMoment, step: int
 ) -> ev.EvaluationFinished:
-    """Counts of compliance and refusal, from the offline classifier."""
+    """Counts of answers, and of compliance and refusal from the offline classifier."""
     classes = [(answer, classify_refusal(answer.text)) for answer in answers]
     harmless = _count_refusals(classes, "harmless")
     unsafe = _count_refusals(classes, "unsafe")
@@ -103,6 +114,7 @@ def evaluation_event(
         unclassified=sum(
             bool(answer.prompt.kind) and refusal is None for answer, refusal in classes
         ),
+        unlabeled=sum(not answer.prompt.kind for answer in answers),
     )
 
 
@@ -130,6 +142,95 @@ def _count_refusals(classes: Sequence[_ClassifiedAnswer], kind: PromptKind) -> d
     ):
         counts[refusal] += 1
     return counts
+
+
+# -- scored ------------------------------------------------------------------------------------
+
+
+def _score(
+    run: RunContext,
+    service: JudgeService,
+    finished: ev.EvaluationFinished,
+    answers: Sequence[GeneratedAnswer],
+) -> ev.EvaluationFinished:
+    """The event with the scores and rewards of these answers; without them, with a warning, if that failed.
+
+    Raises:
+        JudgeInterrupted: the user stopped the run meanwhile.
+    """
+    should_stop = run.control.stop.is_set
+    # Reward functions run in this process, and may draw random numbers.
+    with preserved_rng(run.preflight.device):
+        pending = run.functions and run.functions.start(
+            [_reward_row(answer) for answer in answers],
+            group_size=run.config.evaluation.samples,
+            step=finished.step,
+            steps=run.config.planned_steps(),
+        )
+        try:
+            verdicts, stats = service.score_batch(judge_requests(answers), should_stop=should_stop)
+            if pending:
+                verdicts = [
+                    verdict.with_computed(computed, service.formula)
+                    for verdict, computed in zip(
+                        verdicts, pending.collect(should_stop), strict=True
+                    )
+                ]
+        except PluginStopped:
+            raise JudgeInterrupted from None
+        except JudgeUnavailable as error:
+            _warn_not_judged(run, error.title)
+            return finished
+    scored = [
+        (answer.prompt.id, verdict.scores, verdict.reward)
+        for answer, verdict in zip(answers, verdicts, strict=True)
+    ]
+    return replace(_with_scores(finished, scored, run.config.rubric), cost=stats.cost)
+
+
+def _reward_row(answer: GeneratedAnswer) -> RewardRow:
+    prompt = answer.prompt
+    return RewardRow(
+        prompt.id,
+        prompt.text,
+        chat_messages(prompt.text, answer.context),
+        answer.text,
+        answer.token_ids,
+        prompt.columns,
+    )
+
+
+def _with_scores(
+    finished: ev.EvaluationFinished,
+    answers: Sequence[tuple[str, Scores, float | None]],
+    rubric: RubricConfig,
+) -> ev.EvaluationFinished:
+    """The event with the means of scored answers: prompt id, scores and reward of each.
+
+    A mean is over the prompts, and of the mean of each prompt's answers that have a score.
+    """
+    rewards = _means_by_prompt((prompt, reward) for prompt, _, reward in answers)
+    scores = {
+        axis: mean_of_known(
+            _means_by_prompt((prompt, scores.get(axis)) for prompt, scores, _ in answers)
+        )
+        for axis in rubric.axes
+    }
+    return replace(
+        finished,
+        reward=mean_of_known(rewards),
+        scores=scores,
+        reward_by_prompt=tuple(rewards),
+        unscored=sum(reward is None for _, _, reward in answers),
+    )
+
+
+def _means_by_prompt(values: Iterable[tuple[str, float | None]]) -> list[float | None]:
+    """The mean of the known values of each prompt, in the order of the prompts; None without any."""
+    by_prompt: dict[str, list[float | None]] = {}
+    for prompt, value in values:
+        by_prompt.setdefault(prompt, []).append(value)
+    return [mean_of_known(known) for known in by_prompt.values()]
 
 
 # -- judged ------------------------------------------------------------------------------------
@@ -220,9 +321,10 @@ def _judge_both_models(
             )
             for figure in evaluation.figures
         ),
-        unscored=evaluation.unscored,
         cost=evaluation.cost,
     )
+    tuned = [(row.prompt_id, row.scores, row.reward) for row in judged if row.model == "tuned"]
+    finished = replace(_with_scores(finished, tuned, config.rubric), unscored=evaluation.unscored)
     try:
         folder = evaluations.write_evaluation(run.directory, evaluation, judged)
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ida_tui.config import consent, resolve
 from ida_tui.config.prompts import texts_of
@@ -460,7 +460,8 @@ class RunLoop:
             ),
             reward_source=reward_source,
             on_step_end=on_step_end,
-            between_steps=self.pause_controller.pause_between_steps,
+            on_train_begin=self._evaluate_if_due,
+            between_steps=self._between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
 
@@ -485,7 +486,15 @@ class RunLoop:
         else:
             trainer.train(resume_from_checkpoint=str(resume_point.checkpoint))
 
-    def _evaluate(self, when: Literal["before", "after"]) -> None:
+    def _between_steps(self) -> None:
+        self._evaluate_if_due()
+        self.pause_controller.pause_between_steps()
+
+    def _evaluate_if_due(self) -> None:
+        if self.context.is_evaluation_due:
+            self._evaluate("during")
+
+    def _evaluate(self, when: ev.EvaluationMoment) -> None:
         from ida_tui.engine.run.evaluation import evaluate_held_out
 
         evaluate_held_out(self.context, self.judge_services.current, when)

@@ -147,6 +147,7 @@ class Worker:
                 ),
                 reward_source=DistributedRewardCollector(process_group, None),
                 on_step_end=lambda: None,
+                on_train_begin=lambda: None,
                 between_steps=lambda: None,
                 checkpoint_metadata=dict,
             )

@@ -78,6 +78,8 @@ def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator
         if not has_kinds and field.name.startswith(("harmless", "unsafe")):
             continue
         value: Any = getattr(event, field.name)
+        if field.name == "unlabeled" and not value:
+            continue
         if isinstance(value, bool):
             yield field.name, int(value)
         elif isinstance(value, int | float):

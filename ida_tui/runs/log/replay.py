@@ -39,6 +39,7 @@ _STEP_EVENTS = {
     b"CompletionFinished",
     b"CompletionScored",
     b"JudgeProgressed",
+    b"EvaluationProgressed",
 }
 SNAPSHOT_INTERVAL_STEPS = 250
 """Number of steps between two snapshots."""

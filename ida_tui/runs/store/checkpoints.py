@@ -274,10 +274,12 @@ def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
 
 
 def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint with the best mean reward over a full pass through the training prompts.
+    """The checkpoint with the best mean reward on the held-out prompts, or else in training.
 
-    The reward of one step depends on the step's prompts, so it does not count where a seal has the mean of a
-    pass. Only checkpoints that were scored in the same way as the newest one are compared.
+    The reward on the held-out prompts counts if a checkpoint has one (`evaluation.every`); checkpoints
+    without one are then not compared. Otherwise the mean over a full pass through the training prompts
+    counts: the reward of one step depends on the step's prompts, so it does not count where a seal has the
+    mean of a pass. Only checkpoints that were scored in the same way as the newest one are compared.
 
     Args:
         checkpoints: checkpoints of one run, newest first.
@@ -286,13 +288,21 @@ def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
         The best checkpoint, the newest of equal ones; None if none has a reward.
     """
     scoring = checkpoints[0].metadata.get("scoring") if checkpoints else None
-    rewards = [
-        (reward, checkpoint.step, checkpoint)
-        for checkpoint in checkpoints
-        if checkpoint.metadata.get("scoring", scoring) == scoring
-        and (reward := _pass_reward(checkpoint)) is not None
-    ]
-    return max(rewards, key=lambda row: row[:2])[2] if rewards else None
+    comparable = [c for c in checkpoints if c.metadata.get("scoring", scoring) == scoring]
+    for reward_of in (_held_out_reward, _pass_reward):
+        rewards = [
+            (reward, checkpoint.step, checkpoint)
+            for checkpoint in comparable
+            if (reward := reward_of(checkpoint)) is not None
+        ]
+        if rewards:
+            return max(rewards, key=lambda row: row[:2])[2]
+    return None
+
+
+def _held_out_reward(checkpoint: Checkpoint) -> float | None:
+    """Mean reward on the held-out prompts at its step; None if they were not evaluated there."""
+    return _finite_number(checkpoint.metadata.get("held_out_reward"))
 
 
 def _pass_reward(checkpoint: Checkpoint) -> float | None:
@@ -300,7 +310,11 @@ def _pass_reward(checkpoint: Checkpoint) -> float | None:
     reward = checkpoint.metadata.get(
         "pass_reward", checkpoint.metadata.get("pass_r_ida", checkpoint.reward)
     )
-    return float(reward) if isinstance(reward, int | float) else None
+    return _finite_number(reward)
+
+
+def _finite_number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _candidate_directories(folder: Path) -> Iterator[Path]:

@@ -45,6 +45,14 @@ AXIS_STYLES = (
     LineStyle("$text-warning", (1, 1, 1, 1, 0, 1, 0)),
 )
 """Style of each axis of one run, in order."""
+PointShape = tuple[tuple[int, int], ...]
+"""Dots of a point, as columns and rows from its own."""
+HELD_OUT_STYLES: tuple[tuple[str, PointShape], ...] = (
+    ("$text-success", ((0, 0), (1, 0), (0, 1), (1, 1))),
+    ("$text-primary", ((0, 0), (0, 1), (0, 2))),
+    ("$text-warning", ((0, 0), (1, 0), (2, 0))),
+)
+"""Color and shape of the points of each curve of the held-out prompts: reward, answered, declined."""
 RUN_STYLES = (
     LineStyle("$text-accent", SOLID),
     LineStyle("$text-primary", DASHED),
@@ -67,6 +75,7 @@ class PlotLine:
         pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
         scale: lowest and highest value of its own scale; None is that of the plot.
+        points: shape of each value, which is drawn without a line to the next; empty draws a line.
     """
 
     name: str
@@ -75,6 +84,7 @@ class PlotLine:
     pattern: tuple[int, ...] = (1,)
     digits: int = 1
     scale: tuple[float, float] | None = None
+    points: PointShape = ()
 
 
 def draw_plot(
@@ -111,8 +121,13 @@ def draw_plot(
     owner = [[-1] * columns for _ in range(rows)]
     ends: list[int | None] = []
     for number, line in enumerate(lines):
-        heights = _dot_rows(line.values, 2 * columns, 4 * rows, *(line.scale or (low, high)))
-        _draw_line(heights, line.pattern, number, dots, owner)
+        scale = line.scale or (low, high)
+        if line.points:
+            heights = _point_rows(line.values, 2 * columns, 4 * rows, *scale)
+            _draw_points(heights, line.points, number, dots, owner)
+        else:
+            heights = _dot_rows(line.values, 2 * columns, 4 * rows, *scale)
+            _draw_line(heights, line.pattern, number, dots, owner)
         known = [h for h in heights if h is not None]
         ends.append(known[-1] // 4 if known else None)
     placed = _spread_labels([end for end in ends if end is not None], rows)
@@ -151,11 +166,9 @@ def _dot_rows(
 ) -> list[int | None]:
     """The dot row of each dot column, counted from the top; None for a gap."""
     count = len(values)
-    span, lowest = high - low, levels - 1
 
     def level(value: float) -> int:
-        share = (value - low) / span
-        return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
+        return _dot_row(value, levels, low, high)
 
     if count == 0:
         return [None] * columns
@@ -179,6 +192,45 @@ def _dot_rows(
         else:
             out.append(level(a + (b - a) * (position - index)))
     return out
+
+
+def _dot_row(value: float, levels: int, low: float, high: float) -> int:
+    """The dot row of a value, counted from the top."""
+    share, lowest = (value - low) / (high - low), levels - 1
+    return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
+
+
+def _point_rows(
+    values: Sequence[float | None], columns: int, levels: int, low: float, high: float
+) -> list[int | None]:
+    """The dot row of each dot column that has a value; None for all others."""
+    rows: list[int | None] = [None] * columns
+    for position, value in enumerate(values):
+        if value is not None:
+            column = round(position * (columns - 1) / max(1, len(values) - 1))
+            rows[column] = _dot_row(value, levels, low, high)
+    return rows
+
+
+def _draw_points(
+    heights: Sequence[int | None],
+    shape: PointShape,
+    number: int,
+    dots: list[list[int]],
+    owner: list[list[int]],
+) -> None:
+    """Draw each value with this shape, moved as far as needed to lie within the plot."""
+    last_column = 2 * len(dots[0]) - 1 - max(column for column, _ in shape)
+    last_row = 4 * len(dots) - 1 - max(row for _, row in shape)
+    for x, height in enumerate(heights):
+        if height is not None:
+            for column, row in shape:
+                column, row = (
+                    max(0, min(x, last_column)) + column,
+                    max(0, min(height, last_row)) + row,
+                )
+                dots[row // 4][column // 2] |= _DOT_BITS[column % 2][row % 4]
+                owner[row // 4][column // 2] = number
 
 
 def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:

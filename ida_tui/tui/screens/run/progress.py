@@ -7,6 +7,7 @@ from datetime import datetime
 from textual.content import Content
 
 from ida_tui.events import types as ev
+from ida_tui.events.held_out import reward_change
 from ida_tui.events.narration import PHASE_LABELS
 from ida_tui.events.state import RunState
 from ida_tui.runs.postmortem import likely_cause
@@ -75,7 +76,10 @@ def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int)
     done = state.steps[-1].step if state.steps else 0
     clock = format_clock(state.trained_seconds(now if run_view.in_progress else None) or 0.0)
     left = estimate_remaining_s(state)
-    if left is not None and run_view.in_progress and state.phase not in ("save", "evaluate"):
+    is_over = state.phase == "save" or (
+        state.phase == "evaluate" and (run is None or not 0 < done < run.steps)
+    )
+    if left is not None and run_view.in_progress and not is_over:
         clock += f" · about {format_clock(left)} left"
         if state.evaluation_before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
@@ -87,6 +91,12 @@ def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int)
 
 
 def _render_generation(state: RunState, width: int) -> Content:
+    made = state.evaluation_progress
+    if state.phase == "evaluate" and made is not None:
+        tail = f"{made.answers}/{made.planned} answers to held-out prompts"
+        room = min(40, width - len(tail) - 4)
+        bar = f"{format_bar(made.answers / max(1, made.planned), room)} " if room >= 6 else ""
+        return Content.assemble((bar, "$text-accent"), tail)
     progress = state.generation
     if state.phase != "generate" or progress is None:
         if not state.steps or state.phase not in ("judge", "reference", "update"):
@@ -120,7 +130,16 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
         )
     second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
     before, after = state.evaluation_before, state.evaluation_after
-    if before is not None and after is not None and (before.harmless or before.unsafe):
+    if before is not None and after is not None and not (before.harmless or before.unsafe):
+        if reward := reward_change(before, after, state.reward_name):
+            long = width >= 90
+            interval = f"{format_signed(reward.low, 3)} to {format_signed(reward.high, 3)}"
+            second = Content.assemble(
+                f"held-out prompts: {state.reward_name} " if long else "held-out: ",
+                (f"{reward.before:.3f} → {reward.after:.3f}", "bold"),
+                f" (95% interval of the change {interval})" if long else f" ({interval})",
+            )
+    elif before is not None and after is not None:
         long = width >= 90
         second = Content.assemble(
             "held-out prompts: " if long else "held-out: ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,10 +10,17 @@ from textual.content import Content
 
 from ida_tui.config.axes import display_scale
 from ida_tui.events import types as ev
+from ida_tui.events.held_out import CURVE_NAMES, curve
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets.plot import AXIS_STYLES, REWARD_STYLE, PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import (
+    AXIS_STYLES,
+    HELD_OUT_STYLES,
+    REWARD_STYLE,
+    PlotLine,
+    draw_plot,
+)
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 
@@ -34,6 +42,8 @@ class ScoresPane(Pane):
         source = (
             len(state.steps),
             newest,
+            len(state.evaluations_during),
+            state.evaluation_after is not None,
             run_view.viewed_state is None,
             self.available_size,
             id(run_view),
@@ -60,16 +70,47 @@ class ScoresPane(Pane):
         parts = [render_scores(state, state.steps[start], newest, width)]
         first = state.steps[start].step
         rewards = state.steps.column("reward").since(start)
-        low, high = display_scale(rewards)
+        scored_held_out = curve(state.evaluations, "reward") if state.evaluations_during else {}
+        low, high = display_scale([*rewards, *scored_held_out.values()])
+        held_out = _held_out_lines(state, start, (low, high))
         parts.append(
             draw_plot(
-                [PlotLine(state.reward_name, rewards, *REWARD_STYLE, 3)],
+                [PlotLine(state.reward_name, rewards, *REWARD_STYLE, 3), *held_out],
                 low=low, high=high, width=width, height=max(1, above), first=first, axis=rows >= 12,
             )
         )  # fmt: skip
         if above < rows:
             parts.append(_draw_axes(state, start, width, rows - above))
         return join_lines(*parts)
+
+
+def _held_out_lines(state: RunState, start: int, scale: tuple[float, float]) -> list[PlotLine]:
+    """Points of the evaluations on the held-out prompts; none without evaluations between the steps.
+
+    Args:
+        state: the run.
+        start: position of the first step.
+        scale: the scale of the reward; shares of answers have their own, from 0 to 1.
+    """
+    if not state.evaluations_during:
+        return []
+    steps = state.steps.column("step").since(start)
+    lines = []
+    for name in CURVE_NAMES:
+        # Rewards of an earlier scoring are not comparable.
+        points = curve(state.evaluations, name, after_step=state.scored_since_step)
+        values: list[float | None] = [None] * len(steps)
+        for step, value in points.items():
+            position = bisect_left(steps, step, key=lambda number: int(number or 0))
+            if position < len(steps) and steps[position] == step:
+                values[position] = value
+        if any(value is not None for value in values):
+            own = None if name == "reward" or scale == (0.0, 1.0) else (0.0, 1.0)
+            label = "held out" if name == "reward" else name
+            digits = 3 if name == "reward" else 2
+            color, shape = HELD_OUT_STYLES[CURVE_NAMES.index(name)]
+            lines.append(PlotLine(label, values, color, (1,), digits, own, shape))
+    return lines
 
 
 def _draw_axes(state: RunState, start: int, width: int, height: int) -> Content:
