@@ -108,6 +108,14 @@ class SweepTable:
     """Whether the settings use the same judge, rubric and prompts."""
 
     @property
+    def reward_name(self) -> str:
+        """The name of the reward that all runs have; `reward` if they differ, or none has started."""
+        names = {
+            trial.state.reward_name for trial in self.trials if trial.state and trial.state.run
+        }
+        return names.pop() if len(names) == 1 else "reward"
+
+    @property
     def trials(self) -> tuple[TrialStatus, ...]:
         """Every run, in the order of their numbers."""
         trials = [trial for setting in self.settings for trial in setting.trials]

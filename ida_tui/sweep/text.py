@@ -57,7 +57,12 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     for setting in results.settings:
         cells = setting_cells(setting)
         rows.append((marked_setting_label(results, setting), [cells[index] for index in shown]))
-    return table_lines([COLUMNS[index] for index in shown], rows)
+    titles = [results.reward_name if COLUMNS[n] == "reward" else COLUMNS[n] for n in shown]
+    return table_lines(titles, rows)
+
+
+def _reward_phrase(results: SweepTable) -> str:
+    return "the reward" if results.reward_name == "reward" else results.reward_name
 
 
 def _has_figure(results: SweepTable, name: str) -> bool:
@@ -69,7 +74,7 @@ def table_notes(results: SweepTable) -> list[str]:
     has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
     answers = " answered, declined: held-out harmless and unsafe prompts, after training;"
     return [
-        f"reward: first steps → last;{answers if has_kinds else ''}",
+        f"{results.reward_name}: first steps → last;{answers if has_kinds else ''}",
         "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
         "(Student's t), none if they agree.",
     ]
@@ -214,7 +219,7 @@ def conclusion(results: SweepTable) -> list[str]:
 def _comparison_sentences(results: SweepTable, comparison: SettingComparison) -> list[str]:
     difference, seeds = comparison.difference, comparison.seeds
     sentence = (
-        f"Best by the reward of the last steps: {setting_label(results, comparison.best)},"
+        f"Best by {_reward_phrase(results)} of the last steps: {setting_label(results, comparison.best)},"
         f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):

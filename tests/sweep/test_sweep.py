@@ -180,7 +180,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
         0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
     )
     assert text.conclusion(table) == [
-        "Best by the reward of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
+        "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
 

@@ -57,6 +57,7 @@ class RunsScreen(IdaScreen):
         """Directories of the marked runs, in the order of marking."""
         self._filter_text = ""
         self._columns: tuple[str, ...] = ()
+        self._titles: tuple[str, ...] = ()
 
     def compose_body(self) -> ComposeResult:
         """The table, and below it details of the run under the cursor."""
@@ -96,13 +97,14 @@ class RunsScreen(IdaScreen):
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         columns = COMPACT_COLUMNS if self.has_class("-compact") else COLUMNS
         selected = self._selected_run()
-        table.clear(columns=columns != self._columns)
-        if columns != self._columns:
-            self._columns = columns
-            for name in columns:
-                table.add_column(name)
-        now, here = self.app.clock(), self._live_run_id()
         self._shown = [run for run in self._runs if self._matches_filter(run)]
+        titles = tuple(reward_title(self._shown) if name == "reward" else name for name in columns)
+        table.clear(columns=titles != self._titles)
+        if titles != self._titles:
+            self._columns, self._titles = columns, titles
+            for title in titles:
+                table.add_column(title)
+        now, here = self.app.clock(), self._live_run_id()
         cursor = self._shown.index(selected) if selected in self._shown else 0
         first = max(FIRST_ROWS, cursor + 1)
         self._add_rows(self._shown[:first], now, here)
@@ -287,6 +289,12 @@ class RunsScreen(IdaScreen):
         field.close()
         self._show()
         return True
+
+
+def reward_title(runs: Sequence[RunSummary]) -> str:
+    """The name of the reward that all runs have; `reward` if they have different ones, or there are none."""
+    names = {run.reward for run in runs if run.reward}
+    return names.pop() if len(names) == 1 else "reward"
 
 
 def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text]:

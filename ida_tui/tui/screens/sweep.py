@@ -126,7 +126,8 @@ class SweepScreen(IdaScreen):
         )
         summary = [*text.conclusion(results), *([] if compact else text.table_notes(results))]
         self.query_one("#sweep-summary", Static).update(Content("\n".join(map(one_line, summary))))
-        columns = COMPACT_COLUMNS if compact else COLUMNS
+        names = COMPACT_COLUMNS if compact else COLUMNS
+        columns = tuple(results.reward_name if name == "reward" else name for name in names)
         rows = [trial_cells(results, status)[: len(columns)] for status in results.trials]
         self._show_runs(columns, rows)
 
