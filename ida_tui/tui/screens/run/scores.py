@@ -126,8 +126,8 @@ def _draw_axes(state: RunState, start: int, width: int, height: int) -> Content:
     scales = [display_scale(column, axis) for column, axis in zip(values, state.axes, strict=True)]
     low, high = scales[0]
     lines = []
-    # The last line is drawn on top.
-    for number in reversed(range(len(state.axes))):
+    # The last line, that of the first axis, is drawn on top.
+    for number in (*range(1, len(state.axes)), 0):
         axis, column, style = state.axes[number], values[number], AXIS_STYLES[number]
         digits = 1 if axis.kind == "judged" else 3
         line = PlotLine(axis.name, column, *style, digits)
