@@ -336,8 +336,10 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
 def _limits_section(inputs: CardInputs) -> Iterator[str]:
     yield "## Limits"
     yield ""
+    run = inputs.trained.state.run
+    scorer = "its judge" if run is None or run.judge else "its reward functions"
     yield (
-        "The model was trained for high scores from its judge. Nothing here shows that it is safe to"
+        f"The model was trained for high scores from {scorer}. Nothing here shows that it is safe to"
         " use, or that it is good at other tasks."
     )
     if _judge_name(inputs) == OFFLINE_JUDGE:

@@ -232,6 +232,11 @@ def _describe_missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str
 def _describe_invalid_value(
     model: type[BaseModel], parts: list[str], problem: ErrorDetails
 ) -> tuple[str, str]:
+    if problem["type"] == "string_pattern_mismatch" and problem["loc"][-1] == "[key]":
+        return (
+            f"{quoted(problem['input'])} cannot name an axis",
+            "rename it, or the function: a letter of a–z, then at most 23 of a–z, 0–9 and _",
+        )
     annotation, key, value = (
         _annotation_at(model, parts),
         short_key(".".join(parts)),

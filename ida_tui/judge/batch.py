@@ -330,7 +330,7 @@ class VerdictCoverage:
         if 2 * failed_functions >= failed:
             raise FunctionsUnavailable(
                 f"{failed} of {total} completions have no reward {limit}",
-                "correct the reward function; try it with: ida-tui reward check PROFILE",
+                "correct the reward function or the formula; try it with: ida-tui reward check PROFILE",
             )
         raise JudgeUnavailable(
             f"{failed} of {total} verdicts failed {limit}",

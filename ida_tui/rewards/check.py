@@ -38,6 +38,7 @@ MADE_UP_IDS = (
     "the model's tokenizer is not on this machine, so completion_ids has one made-up id per"
     f" {CHARACTERS_PER_TOKEN} characters"
 )
+MESSAGES_HINT = "TRL's form gets lists of messages: read completion[0]['content'], or annotate completions: list[str]"
 DEFAULT_ROWS = 8
 """Number of prompts whose answers are scored."""
 
@@ -186,6 +187,8 @@ class RewardCheckReport:
             ]
             where = "" if len(kinds) == len(self.kinds) else f" ({', '.join(kinds)})"
             message = f"{axis}: {count} of {total} answers failed{where}: {text}"
+            if self.messages_form and text.startswith(("AttributeError: 'list'", "TypeError:")):
+                message += f"; {MESSAGES_HINT}"
             findings.append(Finding("error", "failures", message))
         return findings
 
@@ -204,10 +207,7 @@ class RewardCheckReport:
     def _constant_finding(self) -> Finding:
         text = "all answers to a prompt pay the same, so there is nothing to learn"
         if self.messages_form:
-            text += (
-                "; TRL's form gets lists of messages: read completion[0]['content'],"
-                " or annotate completions: list[str]"
-            )
+            text += f"; {MESSAGES_HINT}"
         return Finding("error", "constant", text)
 
     def _ranking_findings(self) -> list[Finding]:

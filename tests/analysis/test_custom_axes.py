@@ -72,11 +72,15 @@ def run() -> RunDirectory:
 
 
 def write_run(
-    run_id: str, reward: str = "usefulness", axes: Sequence[Axis] = synthetic_run.EIGHT_AXES
+    run_id: str,
+    reward: str = "usefulness",
+    axes: Sequence[Axis] = synthetic_run.EIGHT_AXES,
+    judge: str | None = None,
 ) -> RunDirectory:
     directory = RunDirectory(Path(f"outputs/words/{run_id}").absolute())
     started = synthetic_run.started_with(axes, STEPS, reward)
     started = replace(started, run_id=run_id, experiment="words")
+    started = started if judge is None else replace(started, judge=judge)
     synthetic_run.write(
         directory.events, STEPS, rows=4, started=started, kind="", reward_range=REWARD_RANGE
     )
@@ -129,6 +133,21 @@ def test_the_report_of_one_computed_axis_has_no_plot_of_judged_axes() -> None:
     assert "<h3>The judged axes</h3>" not in html
     assert "<h3>The computed axes</h3>" in html
     assert "Functions compute penalty." in html
+
+
+def test_texts_about_a_run_without_a_judge_mention_none() -> None:
+    directory = write_run("20260101-000000", axes=synthetic_run.EIGHT_AXES[-1:], judge="")
+    report, loaded = write_report(directory), Run.load(directory)
+    trained = TrainedWeights(directory.path / "adapter", STEPS, True, loaded.state)
+    card = render_card(
+        CardInputs(config_of_run(), trained, "adapter", "float32", "equal", {}, None)
+    )
+
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        assert "no reason given" not in text
+    assert '<h2 id="judge">Scoring</h2>' in report.html.read_text()
+    assert "## Scoring" in report.markdown.read_text()
+    assert "high scores from its reward functions" in card
 
 
 def test_a_comparison_shows_all_axes_of_its_runs(run: RunDirectory) -> None:

@@ -68,6 +68,15 @@ def test_a_file_without_reward_functions_and_unknown_names_are_refused() -> None
     assert raised.value.where == "rewards.py:1"
 
 
+def test_a_function_whose_name_cannot_be_that_of_an_axis_is_refused_with_what_to_do() -> None:
+    Path("rewards.py").write_text("def größe(completion): return 1.0\n")
+    with pytest.raises(UsageError) as raised:
+        resolve("quickstart", ["rubric=rewards.py"], verify=False)
+    assert "größe" in raised.value.title
+    assert "cannot name an axis" in raised.value.title
+    assert "rename" in raised.value.hint
+
+
 def test_a_relative_path_starts_at_the_naming_file_then_at_the_working_directory() -> None:
     Path("theirs").mkdir()
     Path("theirs/a.py").touch()

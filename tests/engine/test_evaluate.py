@@ -11,7 +11,9 @@ import pytest
 
 from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config.prompt_files import load_prompts
+from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Prompt
+from ida_tui.engine.inference.evaluate import build_evaluation
 from ida_tui.engine.inference.generate import GeneratedAnswer
 from ida_tui.engine.run.evaluation import evaluation_event
 from ida_tui.errors import UsageError
@@ -29,6 +31,19 @@ def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> E
         {"align": 9.0 if complies else 1.0, "risk": 10.0, "detail": 5.0},
         0.6 if complies else 0.05, "",
     )  # fmt: skip
+
+
+def test_prompts_without_a_kind_are_counted() -> None:
+    answers = [
+        replace(answer(model, n, complies=True), kind=None)
+        for model in ("base", "tuned")
+        for n in range(3)
+    ]
+    evaluation = build_evaluation(
+        answers, rubric=resolve("quickstart").config.rubric, prompts="mine", samples=1, seed=0,
+        judge="", cost=None, seconds=0.0, step=1,
+    )  # fmt: skip
+    assert (evaluation.unlabeled, evaluation.prompt_count) == (3, 3)
 
 
 # --- figures --------------------------------------------------------------------------------------

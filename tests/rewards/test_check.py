@@ -95,6 +95,11 @@ def test_length_is_called_out_where_filler_after_the_answer_breaks_its_form(chec
     assert "pays for length (by f)" in errors(report)["length"]
 
 
+def test_a_function_that_takes_messages_for_texts_is_told_how_to_get_texts(check: Any) -> None:
+    report = check("def f(completions, **_): return [float('a' in c.lower()) for c in completions]")
+    assert "annotate completions: list[str]" in errors(report)["failures"]
+
+
 def test_paying_for_length_is_called_out_without_right_answers_too(check: Any) -> None:
     report = check(
         "def f(completion): return len(completion)", prompts=prompts_of("x", column="topic")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
+from ida_tui.config.axes import Axis
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp
@@ -20,7 +22,7 @@ from ida_tui.tui.screens.runs import format_start_time
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import ScriptedSession, until_stopped
-from tests.support.synthetic_run import write
+from tests.support.synthetic_run import started_with, write
 
 
 async def open_runs_screen(app: IdaApp, pilot: Pilot[None]) -> DataTable[object]:
@@ -50,6 +52,20 @@ def test_runs_are_listed_with_their_status(size: tuple[int, int]) -> None:
         assert "✗ unreadable" in text
 
     drive(scenario, size=size)
+
+
+def test_the_details_of_a_run_without_a_judge_name_none() -> None:
+    started = replace(started_with((Axis("f", "computed", 0.0, 1.0),), 2, "reward"), judge="")
+    events = Path("outputs/quickstart/20260101-000000/events.jsonl")
+    write(events, steps=2, started=started, kind="")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await open_runs_screen(app, pilot)
+        details = str(app.screen.query_one("#run-details", Static).render())
+        assert started.model in details
+        assert "judged by" not in details
+
+    drive(scenario)
 
 
 def test_without_runs_the_screen_says_how_to_start_one() -> None:

@@ -58,6 +58,7 @@ class ReportPage:
     pairs: tuple[SamplePair, ...]
     samples: tuple[SampleList, ...]
     no_samples: str
+    judge_title: str
     judge: tuple[LabelRow, ...]
     memory: tuple[LabelRow, ...]
     planned: tuple[PlanRow, ...]
@@ -101,6 +102,7 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         pairs=tuple(samples.sample_pairs(inputs)),
         samples=tuple(samples.sample_lists(inputs)),
         no_samples=samples.no_samples_reason(inputs),
+        judge_title="Judge" if run.state.run is None or run.state.run.judge else "Scoring",
         judge=tuple(tables.judge_rows(inputs)),
         memory=tuple(tables.memory_rows(state)),
         planned=tuple(tables.plan_rows(state)),

@@ -45,7 +45,7 @@ def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
                 f" ({run.generations} per prompt)"),
         ]  # fmt: skip
     rows += [
-        LabelRow("judge", judge_label(inputs.run)),
+        LabelRow("judge" if run is None or run.judge else "scored by", judge_label(inputs.run)),
         LabelRow("rubric", rubric_label(inputs.run)),
     ]
     if config is not None:

@@ -330,6 +330,7 @@ def build_evaluation(
         prompts=prompts,
         harmless=sum(kind == "harmless" for kind in kinds.values()),
         unsafe=sum(kind == "unsafe" for kind in kinds.values()),
+        unlabeled=sum(not kind for kind in kinds.values()),
         samples=samples,
         seed=seed,
         judge=judge,

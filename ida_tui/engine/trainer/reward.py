@@ -208,7 +208,14 @@ class RewardCollector:
             self._drift_monitor.collect()
             self._collect_computed(pending)
             merged = self._with_computed(verdicts)
-            failed = [each.failure is not None for each in self._computed or ()]
+            # A formula without a value counts as a failed function: no judge can correct it.
+            failed = [
+                computed.failure is not None
+                or (row.failure is not None and verdict.failure is None)
+                for computed, verdict, row in zip(
+                    self._computed or (), verdicts, merged, strict=False
+                )
+            ]
             try:
                 self._coverage.check(merged, failed_functions=sum(failed))
             except JudgeUnavailable:

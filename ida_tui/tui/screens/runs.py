@@ -160,7 +160,8 @@ class RunsScreen(IdaScreen):
         about = self.query_one("#run-details", Static)
         if run is not None:
             path = display_path(run.path)
-            details = run.problem or f"{run.model} · judged by {run.judge}"
+            judged = f" · judged by {run.judge}" if run.judge else ""
+            details = run.problem or f"{run.model}{judged}"
             about.update(Content("\n".join(map(one_line, (path, details)))))
         elif self._filter_text:
             about.update(

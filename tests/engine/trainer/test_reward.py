@@ -24,10 +24,12 @@ TEXTS = ["yes", "no", "yes", ""]
 class Collecting:
     """A collector, with what it emitted and the pauses that it asked for."""
 
-    def __init__(self, code: str, *, stop: bool = False, mixed: bool = False) -> None:
+    def __init__(
+        self, code: str, *, stop: bool = False, mixed: bool = False, formula: str = ""
+    ) -> None:
         self.file = Path("rewards.py")
         self.file.write_text(code)
-        self.config = _config(mixed)
+        self.config = _config(mixed, formula)
         self.events: list[ev.Event] = []
         self.pauses: list[JudgeUnavailable] = []
         self.corrections: list[str] = []
@@ -60,9 +62,10 @@ class Collecting:
         return [event.text for event in self.events if isinstance(event, ev.Noticed)]
 
 
-def _config(mixed: bool) -> Config:
+def _config(mixed: bool, formula: str) -> Config:
     if not mixed:
-        return resolve("quickstart", ["rubric=rewards.py"], verify=False).config
+        overrides = ["rubric=rewards.py", *([f"rubric.formula={formula}"] if formula else [])]
+        return resolve("quickstart", overrides, verify=False).config
     Path("mixed.yaml").write_text(
         "extends: ida\naxes: {f: {function: 'rewards.py:f'}}\nformula: f + align / 100\n"
     )
@@ -126,6 +129,15 @@ def test_too_many_failures_pause_the_run_and_a_corrected_file_is_imported(collec
     assert "ZeroDivisionError" in first.title
     assert "ida-tui reward check" in first.hint
     assert "cannot be loaded: SyntaxError" in second.title
+
+
+def test_a_formula_without_a_value_is_not_blamed_on_a_judge(collecting: Any) -> None:
+    made = collecting("def f(completion): return 0.0", formula="1 / f")
+    made.corrections = ["def f(completion): return 2.0"]
+    assert [verdict.reward for verdict in made.collect()] == [0.5] * 4
+    assert "division by zero" in made.pauses[0].title
+    assert "formula" in made.pauses[0].hint
+    assert "judge check" not in made.pauses[0].hint
 
 
 def test_failed_functions_end_a_run_without_a_person_with_exit_code_1(collecting: Any) -> None:
