@@ -38,7 +38,10 @@ MADE_UP_IDS = (
     "the model's tokenizer is not on this machine, so completion_ids has one made-up id per"
     f" {CHARACTERS_PER_TOKEN} characters"
 )
-MESSAGES_HINT = "TRL's form gets lists of messages: read completion[0]['content'], or annotate completions: list[str]"
+MESSAGES_HINT = (
+    "TRL's form gets lists of messages: read completion[0]['content'],"
+    " or annotate completions: list[str]"
+)
 DEFAULT_ROWS = 8
 """Number of prompts whose answers are scored."""
 
