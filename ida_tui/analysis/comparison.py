@@ -23,6 +23,8 @@ RUN_LABELS = "ABCDEF"
 """Labels of the runs in plots and tables."""
 MISSING_KEY = "–"
 """Placeholder for a key that is missing from a run's profile."""
+EMPTY_VALUES = frozenset((MISSING_KEY, "null", "false", '""', "[]", "{}"))
+"""Values of an axis of one run that say nothing to a run without that axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,14 @@ def _find_differences(runs: Sequence[Run]) -> list[ConfigDifference]:
     """The config values that differ between the runs; unreadable profiles are ignored."""
     profiles = [None if run.config_error else flatten_config(run.config) for run in runs]
     known = [profile for profile in profiles if profile is not None]
-    keys = list(dict.fromkeys(key for profile in known for key in profile))
-    return [
-        ConfigDifference(
-            key, tuple(p.get(key, MISSING_KEY) if p is not None else "?" for p in profiles)
-        )
-        for key in keys
-        if len({profile.get(key, MISSING_KEY) for profile in known}) > 1
-    ]
+    differences = []
+    for key in dict.fromkeys(key for profile in known for key in profile):
+        values = {profile.get(key, MISSING_KEY) for profile in known}
+        if len(values) == 1 or (MISSING_KEY in values and values <= EMPTY_VALUES):
+            continue
+        texts = tuple("?" if p is None else p.get(key, MISSING_KEY) for p in profiles)
+        differences.append(ConfigDifference(key, texts))
+    return differences
 
 
 # --- warnings -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -23,22 +24,25 @@ class HasText(Protocol):
 
 
 P = TypeVar("P", bound=HasText)
+MEANINGFUL_PUNCTUATION = frozenset("_#%&*@/\\-")
+"""Punctuation that makes another text, as in -5 and C#."""
 
 
 def normalize_prompt(text: str) -> str:
     """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
     words = " ".join(text.casefold().split())
     start, end = 0, len(words)
-    while start < end and not _is_word_character(words[start]):
+    while start < end and _is_outer_punctuation(words[start]):
         start += 1
-    while start < end and not _is_word_character(words[end - 1]):
+    while start < end and _is_outer_punctuation(words[end - 1]):
         end -= 1
-    # A text without any letter or digit has nothing but punctuation.
+    # A text may have nothing but punctuation.
     return words[start:end] or words
 
 
-def _is_word_character(character: str) -> bool:
-    return character.isalnum() or character == "_"
+def _is_outer_punctuation(character: str) -> bool:
+    """Whether a character around a text says nothing: punctuation, a space, an invisible mark."""
+    return unicodedata.category(character)[0] in "PZC" and character not in MEANINGFUL_PUNCTUATION
 
 
 def _identity(prompt: HasText) -> Hashable:

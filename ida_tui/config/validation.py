@@ -235,7 +235,7 @@ def _describe_invalid_value(
     if problem["type"] == "string_pattern_mismatch" and problem["loc"][-1] == "[key]":
         return (
             f"{quoted(problem['input'])} cannot name an axis",
-            "rename it, or the function: a letter of a–z, then at most 23 of a–z, 0–9 and _",
+            "rename it, or the function: an English letter, then at most 23 letters, digits and _",
         )
     annotation, key, value = (
         _annotation_at(model, parts),

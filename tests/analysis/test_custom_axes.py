@@ -17,7 +17,7 @@ from ida_tui.cli.output.comparison import comparison_lines
 from ida_tui.cli.output.rescore import rescore_lines
 from ida_tui.cli.output.runs import summary_line
 from ida_tui.config.axes import Axis, display_scale
-from ida_tui.config.resolve import resolve
+from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.rubric import RubricAxis
 from ida_tui.config.schema import Config
 from ida_tui.events import codec
@@ -158,6 +158,21 @@ def test_a_comparison_shows_all_axes_of_its_runs(run: RunDirectory) -> None:
     assert not IDA_WORDS.findall(text)
     assert "usefulness over 6 steps (scale 0 to 95)" in text
     assert "words over 6 steps" in text
+
+
+def test_a_comparison_leaves_out_what_an_axis_of_one_run_does_not_say(run: RunDirectory) -> None:
+    other = write_run("20260102-000000")
+    config = config_of_run()
+    axes = {"polish": RubricAxis(zero="bad", ten="good")}
+    rubric = config.rubric.model_copy(update={"axes": axes, "formula": "polish"})
+    run.config.write_text(to_yaml(config))
+    other.config.write_text(to_yaml(config.model_copy(update={"rubric": rubric})))
+
+    keys = {difference.key for difference in compare_runs([run, other]).differences}
+
+    assert "rubric.axes.polish.zero" in keys
+    assert "rubric.axes.polish.checks" not in keys
+    assert "rubric.axes.polish.function" not in keys
 
 
 def test_runs_with_different_rewards_are_compared_under_the_title_reward(run: RunDirectory) -> None:

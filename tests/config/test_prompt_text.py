@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ida_tui.config.checks import check_config
 from ida_tui.config.prompt_text import normalize_prompt
 from ida_tui.config.resolve import resolve
@@ -39,6 +41,15 @@ def test_held_out_prompts_that_are_trained_on_or_repeated_are_left_out_with_a_no
         '1 training prompt has the text of another training prompt ("c" = "b"), so this text is trained'
         " on more often" in notes
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Explain C++", "Explain C#"), ("-5 + 3", "5 + 3"), ("What is 5%?", "What is 5?"),
+     ("How is it \U0001f600?", "How is it \U0001f601?"), ("\u0915\u0940", "\u0915\u093e")],
+)  # fmt: skip
+def test_a_sign_or_symbol_at_an_end_makes_another_prompt(one: str, other: str) -> None:
+    assert normalize_prompt(one) != normalize_prompt(other)
 
 
 def test_a_prompt_that_is_not_among_the_trained_ones_stays_held_out(tmp_path: Path) -> None:
