@@ -63,7 +63,7 @@ def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> N
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1), "tag": "sum"} for n in range(9)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("rewards.py").write_text(
-        "def accuracy(completions, answer, tag):\n    return [float(len(a)) for a in answer]\n"
+        "def accuracy(completions, answer, tag):\n    return [len(a) + n for n, a in enumerate(answer)]\n"
     )
     command = ["--run", "quickstart", "prompts=train.jsonl", "prompts.held_out_fraction=0.2",
                "rubric=rewards.py"]  # fmt: skip
