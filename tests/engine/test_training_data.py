@@ -83,7 +83,9 @@ def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> N
     assert (data["name"], data["sha256"], data["rows"]) == (str(file.absolute()), sha256, 9)
 
     assert not data_has_changed(directory, config_for_resume(directory, []))
-    file.write_text(file.read_text() + '{"question": "What is 9 + 9?"}\n')
+    file.write_text(
+        file.read_text() + '{"question": "What is 9 + 9?", "answer": "18", "tag": "sum"}\n'
+    )
     assert data_has_changed(directory, config_for_resume(directory, []))
 
     file.unlink()
