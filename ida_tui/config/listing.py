@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.cells import cell_len
-
 from ida_tui.config import profiles
 from ida_tui.config.profiles import PROFILE_KINDS, ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment, ResolvedProfile, resolve, resolve_profile
@@ -21,7 +19,7 @@ from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, is_file
 from ida_tui.util.secrets import is_variable_name
-from ida_tui.util.text import pad_right, quoted, strip_credentials
+from ida_tui.util.text import cell_length, pad_right, quoted, strip_credentials
 
 _MAX_VALUE_WIDTH = 56
 """Maximum width of a value in `--show`; longer values are truncated."""
@@ -108,7 +106,7 @@ def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
     """One line per value, `key = value    # origin`, with a blank line between sections."""
     shown_rows = value_rows(resolved)
     key_width = max(len(key) for key, _, _ in shown_rows)
-    value_width = max(cell_len(value) for _, value, _ in shown_rows)
+    value_width = max(cell_length(value) for _, value, _ in shown_rows)
     lines: list[str] = []
     section = ""
     for key, value, origin in shown_rows:

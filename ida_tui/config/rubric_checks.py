@@ -64,22 +64,25 @@ def check_rubric(config: Config) -> Iterator[Finding]:
                 f"only a computed axis has {extra}; a judged one is scored from 0 to 10",
                 f"remove {extra}",
             )
-    columns = config.prompts.column_names() if rubric.computed_axes else []
+    # Without the rows of a data file, its columns are unknown.
+    columns = None
+    if rubric.computed_axes and config.prompts.train():
+        columns = config.prompts.column_names()
     for name, axis in rubric.computed_axes.items():
-        key = f"rubric.axes.{name}.function"
-        yield from _check_function(key, axis.function, {*axis.options, *columns})
+        known = None if columns is None else {*axis.options, *columns}
+        yield from _check_function(f"rubric.axes.{name}.function", axis.function, known)
     if rubric.judged_axes:
         yield from _check_judged(config)
     yield from _check_formula(rubric)
 
 
-def _check_function(key: str, reference: str, known: Collection[str]) -> Iterator[Finding]:
+def _check_function(key: str, reference: str, known: Collection[str] | None) -> Iterator[Finding]:
     """Whether a function exists and finds its columns, as far as it can be told without running its code.
 
     Args:
         key: the key that names the function.
         reference: the function.
-        known: the names of its options and of the columns of the data.
+        known: the names of its options and of the columns of the data; None if the data is not here.
     """
     try:
         parsed = parse_reference(reference)
@@ -95,7 +98,7 @@ def _check_function(key: str, reference: str, known: Collection[str]) -> Iterato
                 f"{display_path(parsed.file)} has no function {quoted(parsed.name)}",
                 f"it defines: {', '.join(names) or 'nothing'}",
             )
-        elif parsed.file is not None:
+        elif parsed.file is not None and known is not None:
             for name in required_parameters(parsed.file, parsed.name):
                 if name not in known and name not in BUILT_IN_PARAMETERS:
                     columns = ", ".join(sorted(known)) or "none"

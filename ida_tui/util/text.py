@@ -8,8 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
-
 MAX_CELL_WIDTH = 44
 """Maximum width of a table cell, in columns; longer text is truncated."""
 
@@ -114,8 +112,8 @@ def table_lines(
         rows: label and cells of each row; as many cells as there are column names.
     """
     cells = [[_truncate_cell(cell) for cell in row] for _, row in rows]
-    first = max((cell_len(label) for label, _ in rows), default=0)
-    columns = [max(map(cell_len, column)) for column in zip(column_names, *cells, strict=True)]
+    first = max((cell_length(label) for label, _ in rows), default=0)
+    columns = [max(map(cell_length, column)) for column in zip(column_names, *cells, strict=True)]
     lines = []
     for label, row in (
         ("", column_names),
@@ -128,11 +126,20 @@ def table_lines(
 
 def pad_right(text: str, width: int) -> str:
     """A text with spaces up to a width in terminal cells; a letter of Chinese has two cells."""
-    return text + " " * (width - cell_len(text))
+    return text + " " * (width - cell_length(text))
+
+
+def cell_length(text: str) -> int:
+    """The width of a text in terminal cells."""
+    from rich.cells import cell_len  # listings of runs need no table
+
+    return cell_len(text)
 
 
 def _truncate_cell(text: str) -> str:
-    if cell_len(text) <= MAX_CELL_WIDTH:
+    from rich.cells import set_cell_size
+
+    if cell_length(text) <= MAX_CELL_WIDTH:
         return text
     return f"{set_cell_size(text, MAX_CELL_WIDTH - 1).rstrip()}…"
 

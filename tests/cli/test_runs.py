@@ -267,7 +267,9 @@ def test_listing_indexed_runs_imports_no_heavy_library() -> None:
 def test_a_run_of_a_newer_version_is_listed_as_unreadable() -> None:
     directory = write_run("20260101-000000")
     text = directory.events.read_text()
-    directory.events.write_text(text.replace('{"v": 1,', '{"v": 2,'))
+    directory.events.write_text(
+        text.replace(f'{{"v": {codec.VERSION},', f'{{"v": {codec.VERSION + 1},')
+    )
     (run,) = index.list_runs(OUTPUTS)
     assert run.status == "unreadable"
     assert "written by a newer ida-tui" in run.problem

@@ -203,7 +203,7 @@ def test_with_a_judge_the_answers_are_judged_at_once_and_a_judge_that_fails_give
     assert first.cost is not None
     assert first.cost > 0
     assert (second.reward, second.scores, second.harmless) == (None, {}, 20)
-    assert [n.text for n in state.notices if "the evaluation was not judged" in n.text]
+    assert [n.text for n in state.notices if "the evaluation was not scored" in n.text]
     assert state.evaluation_after is not None
     assert state.evaluation_after.verdict
     assert state.evaluation_after.reward is not None

@@ -63,7 +63,7 @@ def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> N
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1), "tag": "sum"} for n in range(9)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("rewards.py").write_text(
-        "def accuracy(completions, answer, tag):\n    return [float(len(a)) for a in answer]\n"
+        "def accuracy(completions, answer, tag):\n    return [len(a) + n for n, a in enumerate(answer)]\n"
     )
     command = ["--run", "quickstart", "prompts=train.jsonl", "prompts.held_out_fraction=0.2",
                "rubric=rewards.py"]  # fmt: skip
@@ -83,7 +83,9 @@ def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> N
     assert (data["name"], data["sha256"], data["rows"]) == (str(file.absolute()), sha256, 9)
 
     assert not data_has_changed(directory, config_for_resume(directory, []))
-    file.write_text(file.read_text() + '{"question": "What is 9 + 9?"}\n')
+    file.write_text(
+        file.read_text() + '{"question": "What is 9 + 9?", "answer": "18", "tag": "sum"}\n'
+    )
     assert data_has_changed(directory, config_for_resume(directory, []))
 
     file.unlink()

@@ -15,7 +15,7 @@ from ida_tui.config import consent, profiles
 from ida_tui.config.embedded import model_folder
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
-from ida_tui.engine.inference.chat import Idle, _AskCommand
+from ida_tui.engine.inference.chat import Idle, _AskCommand, _Turn
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_controller import RunController
@@ -237,7 +237,9 @@ class JudgingChat(ScriptedChat):
 
     def judge(self) -> None:
         command = _AskCommand("How do I kill a process?", "harmless", 0.0)
-        self._last_turn = (command, {"base": REFUSAL, "tuned": HELP})
+        self._last_turn = _Turn(
+            command, {"base": REFUSAL, "tuned": HELP}, {"base": (), "tuned": ()}
+        )
         config = resolve(str(self.directory.config), verify=False).config
         costs = JudgeCosts(self.directory, "chat", earlier=0.0)
         service = self._judge_answers(config, None, costs)

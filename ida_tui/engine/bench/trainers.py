@@ -63,7 +63,7 @@ class SimulatedJudge:
         self.judge_s.append(max(slot_seconds))
         return rewards
 
-    def collect_verdicts(self, texts: list[str], group_size: int) -> Any:
+    def collect_verdicts(self, texts: list[str], group_size: int, token_ids: object = ()) -> Any:
         """Verdicts and figures of the step, as `RewardCollector` returns them."""
         from ida_tui.judge import BatchStats, Verdict
         from ida_tui.rewards.formulas import IDA_FORMULAS

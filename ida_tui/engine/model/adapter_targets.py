@@ -88,6 +88,15 @@ def check_adapter_targets(config: Config) -> None:
         and layer is not model.get_output_embeddings()
         and is_adapted(name, lora)
     ]
+    for position, name in enumerate(lora.target_parameters):
+        for full in parameters:
+            layer = full.rpartition(".")[0]
+            if (full == name or full.endswith(f".{name}")) and layer in adapted:
+                raise UsageError(
+                    f"{layer} is adapted as a layer, and {name} names its weight",
+                    f"remove it, or add {layer.rpartition('.')[2]} to lora.exclude_modules",
+                    where=f"lora.target_parameters.{position}",
+                )
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(lora, key):
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in adapted):
