@@ -34,9 +34,11 @@ def plugin_output_log(path: Path) -> Iterator[None]:
 
 
 def redirect_output() -> None:
-    """Separate what plugins print to `sys.stdout` from the output of this program."""
-    if not isinstance(sys.stdout, _SharedStdout):
-        sys.stdout = _SharedStdout(sys.stdout)
+    """Separate what plugins print to `sys.stdout` and `sys.stderr` from the output of this program."""
+    if not isinstance(sys.stdout, _SharedStream):
+        sys.stdout = _SharedStream(sys.stdout)
+    if not isinstance(sys.stderr, _SharedStream):
+        sys.stderr = _SharedStream(sys.stderr, is_stderr=True)
 
 
 def log_plugin_text(text: str) -> None:
@@ -48,18 +50,24 @@ def log_plugin_text(text: str) -> None:
 
 def own_stdout() -> object:
     """`sys.stdout` as it was before `redirect_output`."""
-    return sys.stdout.stream if isinstance(sys.stdout, _SharedStdout) else sys.stdout
+    return sys.stdout.stream if isinstance(sys.stdout, _SharedStream) else sys.stdout
 
 
-class _SharedStdout:
-    """Standard output that takes text of this program's threads only."""
+class _SharedStream:
+    """Standard output or error that takes text of this program's threads only.
 
-    def __init__(self, stream: Any) -> None:
+    Args:
+        stream: the stream as it was.
+        is_stderr: whether it also takes the text of plugins while there is no log.
+    """
+
+    def __init__(self, stream: Any, *, is_stderr: bool = False) -> None:
         self.stream = stream
+        self._is_stderr = is_stderr
 
     def write(self, text: str) -> int:
         """Write a text, or log it if a plugin prints it."""
-        if _is_own_thread():
+        if _is_own_thread() or (self._is_stderr and _log is None):
             return int(self.stream.write(text))
         with contextlib.suppress(Exception):  # the log is not needed for the work
             _write_log(text)

@@ -349,11 +349,18 @@ def test_one_failed_completion_leaves_the_others_scored(tmp_path: Path) -> None:
 def test_what_a_function_prints_and_raises_goes_to_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = "def f(completion):\n    print('looking at', completion)\n    return 1 / 0"
+    code = """
+        import sys
+        def f(completion):
+            print("looking at", completion)
+            print("beside it", file=sys.stderr)
+            return 1 / 0
+    """
     with plugin_output_log(tmp_path / "plugin.txt"):
         compute(tmp_path, code, rows_of("a"))
     log = (tmp_path / "plugin.txt").read_text()
     assert "looking at a" in log
+    assert "beside it" in log
     assert "return 1 / 0" in log
     assert capsys.readouterr() == ("", "")
 

@@ -31,7 +31,8 @@ def rescore_lines(name: str, rescoring: RescoreResult, run_formula: str = "r_ida
         out.append(
             f"! {rescoring.undefined:,} completions skipped: the formula has no value for them"
         )
-    if rescoring.lowest_new_reward < 0 or rescoring.highest_new_reward > 1:
+    bounded = all(0 <= step.old <= 1 for step in rescoring.steps if step.old is not None)
+    if bounded and not 0 <= rescoring.lowest_new_reward <= rescoring.highest_new_reward <= 1:
         out.append(
             f"! the new rewards range from {rescoring.lowest_new_reward:.3g} to"
             f" {rescoring.highest_new_reward:.3g}, not from 0 to 1"
