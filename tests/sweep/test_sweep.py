@@ -193,7 +193,7 @@ def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals
         events.write_text("".join(line for line in lines if "EvaluationFinished" not in line))
     printed = "\n".join(text.sweep_lines(table_of(sweep)))
 
-    assert "reward" in printed
+    assert "R_IDA" in printed
     assert not re.search("answered|declined|harmless|unsafe|R_IDA", printed)
 
 

@@ -215,11 +215,14 @@ def test_a_chat_asks_before_the_code_of_a_strangers_model_runs(tmp_path: Path) -
         await pilot.press("a")
         while not isinstance(app.screen, dialog):
             await pilot.pause(0.01)
+        await settled(app, pilot)
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await open_chat(app, pilot, ConsentDialog)
         assert str(theirs) in panel_text(app)
         await pilot.press("escape")
+        while isinstance(app.screen, ConsentDialog):
+            await pilot.pause(0.01)
         assert app.chat_controller.chat is None
         assert not consent.read_consents()
         await open_chat(app, pilot, ConsentDialog)
@@ -264,6 +267,7 @@ def test_a_chat_asks_before_the_judge_of_a_strangers_run_gets_a_key(server: Scri
             await pilot.press(*keys)
         while not isinstance(app.screen, ConsentDialog):
             await pilot.pause(0.01)
+        await pilot.pause()
         assert not server.authorizations
         await pilot.press("y")
         while not any(turn.verdicts for turn in app.screen._transcript.turns):  # type: ignore[attr-defined]
