@@ -194,7 +194,7 @@ def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals
     printed = "\n".join(text.sweep_lines(table_of(sweep)))
 
     assert "R_IDA" in printed
-    assert not re.search("answered|declined|harmless|unsafe|R_IDA", printed)
+    assert not re.search("answered|declined|harmless|unsafe", printed)
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
