@@ -15,8 +15,8 @@ from ida_tui.errors import IdaError, UsageError
 from ida_tui.rewards.functions import ComputedScores, RewardFunctions, RewardRow
 from ida_tui.util.plugin_output import plugin_output_log
 from ida_tui.util.plugin_threads import PluginStopped
+from tests.support.hanging import released
 
-released = threading.Event()
 """Ends the calls that hang in these tests."""
 
 
@@ -368,7 +368,7 @@ def test_what_a_function_prints_and_raises_goes_to_the_log(
 # --- time ------------------------------------------------------------------------------------------
 
 HANGING = """
-    from tests.rewards.test_functions import released
+    from tests.support.hanging import released
     def f(completion):
         if completion.startswith("hang"):
             released.wait()
@@ -449,9 +449,7 @@ def test_a_stop_ends_the_wait_for_a_function(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_the_wait_for_an_import(tmp_path: Path) -> None:
-    code = (
-        "from tests.rewards.test_functions import released\nreleased.wait()\ndef f(completion): ..."
-    )
+    code = "from tests.support.hanging import released\nreleased.wait()\ndef f(completion): ..."
     with pytest.raises(PluginStopped):
         RewardFunctions(rubric_of(write(tmp_path, code), "f"), should_stop=lambda: True)
 
