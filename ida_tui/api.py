@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ida_tui.config import consent
+from ida_tui.config.trust import consent
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, JudgeKey

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
-from ida_tui.config.axes import display_scale, format_score
+from ida_tui.config.scoring.axes import display_scale, format_score
 from ida_tui.config.conversation import chat_messages, system_context
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, RubricConfig

@@ -15,8 +15,8 @@ from datetime import date
 
 from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import resolve_device
-from ida_tui.config.endpoint import base_url_problem
-from ida_tui.config.judge_checks import check_scoring
+from ida_tui.config.trust.endpoint import base_url_problem
+from ida_tui.config.scoring_checks.judge import check_scoring
 from ida_tui.config.model_files import inspect_model, model_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.config import embedded
-from ida_tui.config.model_safety import (
+from ida_tui.config.trust.model_safety import (
     MAX_CONFIG_BYTES,
     Problem,
     folder_template,

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import (
+from ida_tui.config.scoring.axes import (
     FORMULA_NAMES,
     IDA_AXES,
     IDA_AXIS_NAMES,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError, load_run
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import Scores
+from ida_tui.config.scoring.axes import Scores
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, Prompt
 from ida_tui.errors import UsageError

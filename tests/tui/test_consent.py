@@ -11,7 +11,8 @@ import yaml
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from ida_tui.config import consent, profiles
+from ida_tui.config import profiles
+from ida_tui.config.trust import consent
 from ida_tui.config.embedded import model_folder
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config

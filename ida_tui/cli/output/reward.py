@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ida_tui.config.reward_files import named_functions
+from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.schema import Config
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ida_tui.config.render_templates import MAX_CHARACTERS
+from ida_tui.config.trust.render_templates import MAX_CHARACTERS
 from ida_tui.config.schema import Config
 from ida_tui.config.yaml_tree import Origin
 from ida_tui.errors import UsageError

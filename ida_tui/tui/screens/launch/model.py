@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ida_tui.config import listing
-from ida_tui.config.consent import ALL_USES, Use
+from ida_tui.config.trust.consent import ALL_USES, Use
 from ida_tui.config.profiles import ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, JudgeKey
