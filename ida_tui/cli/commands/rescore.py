@@ -53,8 +53,8 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, rescore_lines
-    from ida_tui.config.scoring.axes import IDA_AXES, WEIGHTED
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.scoring.axes import IDA_AXES, WEIGHTED
     from ida_tui.events.scoring import change_sentences
     from ida_tui.rewards.formulas import parse_formula
     from ida_tui.runs.catalog.lookup import find_run

@@ -14,9 +14,9 @@ from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util import text
 
 if TYPE_CHECKING:
+    from ida_tui.config.schema import Config
     from ida_tui.config.scoring.axes import Scores
     from ida_tui.config.trust.consent import Use
-    from ida_tui.config.schema import Config
     from ida_tui.rewards.check import JudgedScores
     from ida_tui.rewards.known_answers import KnownAnswer
     from ida_tui.rewards.rows import TokenIds

@@ -330,8 +330,8 @@ class Chat:
     def _judge_answers(
         self, config: Config, service: JudgeService | None, costs: JudgeCosts
     ) -> JudgeService | None:
-        from ida_tui.config.trust.consent import ConsentRequired
         from ida_tui.config.resolve import resolve
+        from ida_tui.config.trust.consent import ConsentRequired
         from ida_tui.engine.inference.chat_scores import load_functions, with_computed
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
