@@ -6,8 +6,8 @@ import pytest
 
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.runs.directory import RunDirectory
+from tests.analysis.reported_run import RUN
 from tests.support import synthetic_run
-from tests.support.reported_run import RUN
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 from ida_tui.analysis.report.write import write_report
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
+from tests.analysis.reported_run import RUN, edit_lines, insert_events, write_and_read
 from tests.support import chromium
 from tests.support.chromium import CHROMIUM
-from tests.support.reported_run import RUN, edit_lines, insert_events, write_and_read
 
 HOSTILE = (
     "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"

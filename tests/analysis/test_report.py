@@ -19,9 +19,9 @@ from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations, spot_checks
 from ida_tui.runs.store.completions import read_completions
+from tests.analysis.reported_run import RUN, edit_lines, insert_events, page_text, write_and_read
 from tests.support import synthetic_run
 from tests.support.patience import PATIENCE_S
-from tests.support.reported_run import RUN, edit_lines, insert_events, page_text, write_and_read
 from tests.test_import_hygiene import HEAVY, PROBE
 
 # -- the command ---------------------------------------------------------------------------------

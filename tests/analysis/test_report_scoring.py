@@ -18,8 +18,8 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.runs.weights import TrainedWeights
+from tests.analysis.reported_run import RUN, edit_lines, page_text, write_and_read
 from tests.support import synthetic_run
-from tests.support.reported_run import RUN, edit_lines, page_text, write_and_read
 
 
 def change_judge_after(step: int, formula: str = "") -> None:

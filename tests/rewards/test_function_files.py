@@ -8,7 +8,7 @@ import pytest
 
 from ida_tui.errors import IdaError
 from ida_tui.rewards.functions import RewardFunctions
-from tests.support.reward_functions import rows_of, rubric_of, scores, write
+from tests.rewards.reward_functions import rows_of, rubric_of, scores, write
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.util.plugin_threads import PluginStopped
+from tests.rewards.reward_functions import compute, only_failure, rows_of, rubric_of, scores, write
 from tests.support.hanging import released
-from tests.support.reward_functions import compute, only_failure, rows_of, rubric_of, scores, write
 
 HANGING = """
     from tests.support.hanging import released

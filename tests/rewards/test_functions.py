@@ -12,7 +12,7 @@ from ida_tui.config.scoring.rubric import RubricAxis, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.functions import ComputedScores, RewardFunctions
 from ida_tui.util.plugin_output import plugin_output_log
-from tests.support.reward_functions import compute, only_failure, rows_of, rubric_of, scores, write
+from tests.rewards.reward_functions import compute, only_failure, rows_of, rubric_of, scores, write
 
 # --- forms and arguments ---------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.rewards.r_ida import r_ida
-from tests.support.trl_script import logged, overrides, run_ida_tui, run_script
+from tests.engine.trainer.trl_script import logged, overrides, run_ida_tui, run_script
 
 
 def plain_trl(config: Config, output: Path) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
-from tests.support.trl_script import logged, overrides, run_ida_tui, run_script
+from tests.engine.trainer.trl_script import logged, overrides, run_ida_tui, run_script
 
 STEPS = 2
 REWARDS = '''
