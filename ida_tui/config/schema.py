@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ida_tui.config.models.source import find_source
+from ida_tui.config.models.source import PREFIXES, find_source
 from ida_tui.config.prompts import Message as Message
 from ida_tui.config.prompts import Prompt as Prompt
 from ida_tui.config.prompts import PromptKind as PromptKind
@@ -70,6 +70,18 @@ class ModelConfig(Section):
         A GGUF file is unpacked into this folder when the model is loaded.
         """
         return find_source(self.path).folder()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path names a model on this machine, whether or not it is there."""
+        return find_source(self.path).kind != "hub"
+
+    @property
+    def public_name(self) -> str:
+        """Name of the model without the folders of this machine."""
+        if not self.is_local or self.path.startswith(PREFIXES):
+            return self.path
+        return self.name or Path(self.path).name
 
 
 class Price(Section):

@@ -26,8 +26,18 @@ LARGE_MODEL = 2_000_000_000
 """From this parameter count on, unpacked weights are stored in 16 bits."""
 FORMAT_VERSION = "1"
 """Version of the unpacked folders; a change makes all files be unpacked again."""
+SOURCE_FILE = "source.json"
+"""File of an unpacked folder with the name, the size and the digest of the GGUF file."""
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+_TENSOR_PATTERN = re.compile(
+    r"(token_embd|output_norm|output|rope_freqs|blk\.\d+\.[\w.]+)\.(weight|bias)"
+)
 _PART_PATTERN = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+SPLITTINGS = (
+    "gpt-2", "smollm", "starcoder", "refact", "command-r", "exaone", "llama3", "llama-v3", "llama-bpe",
+    "falcon3", "tekken", "qwen2", "deepseek-r1-qwen",
+)  # fmt: skip
+"""Ways to split text before its bytes are merged, `tokenizer.ggml.pre`, that are rebuilt exactly."""
 ROPE_FACTORS = "rope_freqs.weight"
 """The tensor of factors of the rotary frequencies, which is no weight."""
 
@@ -89,8 +99,17 @@ def read_model(file: Path) -> GgufModel:
 def unpacked_folder(file: Path) -> Path:
     """The folder in the cache that holds, or will hold, the unpacked model of a GGUF file.
 
-    Its name is a digest of the file's header, its size and samples of its weights, so that copies of one file
-    share a folder.
+    Its name is the file's fingerprint, so that copies of one file share a folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        GgufError: it is no GGUF file, or damaged.
+    """
+    return cache_folder() / "models" / f"{fingerprint(file)}-{FORMAT_VERSION}"
+
+
+def fingerprint(file: Path) -> str:
+    """A digest of a GGUF file's header, its size and samples of its weights: 16 hexadecimal digits.
 
     Raises:
         OSError: the file cannot be read.
@@ -98,14 +117,14 @@ def unpacked_folder(file: Path) -> Path:
     """
     real = Path(os.path.realpath(file))
     status = real.stat()
-    return cache_folder() / "models" / _fingerprint(real, status.st_size, status.st_mtime_ns)
+    return _fingerprint(real, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _fingerprint(file: Path, size: int, _modified: int) -> str:
     tensors = read_header(file).tensors
     start = min((tensor.start for tensor in tensors), default=0)
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {size}".encode())
+    digest = hashlib.sha256(str(size).encode())
     with open_regular(file) as stream:
         digest.update(stream.read(start))
         for sample in range(_SAMPLES):
@@ -139,6 +158,13 @@ def _unusable(file: Path, header: GgufHeader) -> str:
         return "contains no weights"
     if not header.lengths.get("tokenizer.ggml.tokens"):
         return "contains no vocabulary"
+    unknown = [t.name for t in header.tensors if not _TENSOR_PATTERN.fullmatch(t.name)]
+    if unknown:
+        return f"contains the unknown tensor {one_line(unknown[0])}"
+    if _text(header, f"{architecture}.rope.scaling.type") not in ("", "none"):
+        return "stretches its context (rope.scaling), which cannot be read from GGUF"
+    if problem := _tokenizer_problem(header):
+        return problem
     required = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
     for key in required:
         value = header.metadata.get(f"{architecture}.{key}")
@@ -149,6 +175,17 @@ def _unusable(file: Path, header: GgufHeader) -> str:
     }
     if len(layers) != header.metadata[f"{architecture}.block_count"]:
         return f"contains {len(layers)} layers, but its metadata names another number"
+    return ""
+
+
+def _tokenizer_problem(header: GgufHeader) -> str:
+    kind = _text(header, "tokenizer.ggml.model")
+    splitting = _text(header, "tokenizer.ggml.pre")
+    if kind not in ("gpt2", "llama"):
+        return f"has a tokenizer of the unknown kind {one_line(kind)[:40] or 'none'}"
+    if kind == "gpt2" and splitting not in SPLITTINGS:
+        shown = one_line(splitting)[:40] or "none"
+        return f"has a tokenizer that splits text in an unknown way ({shown})"
     return ""
 
 

@@ -160,6 +160,8 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
         raise _cannot_load(model, error) from error
     if problem:
         raise _cannot_load(model, ValueError(problem))
+    if find_source(model.path).kind == "gguf":
+        loaded.name_or_path = model.path  # PEFT writes it to adapter_config.json
     prepare_for_generation(loaded, tokenizer)
     return loaded
 

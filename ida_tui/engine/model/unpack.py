@@ -32,6 +32,8 @@ from ida_tui.util.paths import display_path
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
 """Control tokens that end an answer, even if the file does not name them so."""
 _CONTROL = 3
+_MODEL_TYPES = {"gemma3": "gemma3_text"}
+"""Architecture → `model_type` of transformers, where they differ."""
 _DIGITS_SPLIT = ("smollm", "starcoder", "refact", "command-r", "exaone")
 """Splittings that separate every digit before GPT-2's; transformers takes them for GPT-2's."""
 _WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
@@ -80,15 +82,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write_model(model: gguf.GgufModel, header: GgufHeader, folder: Path) -> None:
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    read = load_gguf_checkpoint(str(model.file), return_tensors=False)
-    settings = {
-        **read["config"],
-        **{k: v for k, v in model.settings.items() if v is not None and k != "model_type"},
-    }
-    if (factors := rope_factors(model.file, header, settings)) is not None:
-        settings["rope_parameters"] = factors
+    settings = _config_settings(model, header)
     config = AutoConfig.for_model(**settings)
     config.dtype = getattr(torch, model.stored_dtype)
     with torch.device("meta"):
@@ -102,11 +96,44 @@ def _write_model(model: gguf.GgufModel, header: GgufHeader, folder: Path) -> Non
         eos_token_id=end_tokens,
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
-    _write_weights(model, header, structure, read["config"], folder / "model.safetensors")
+    _write_weights(model, header, structure, settings, folder / "model.safetensors")
     with open(model.file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts = {"file": model.file.name, "size": model.size, "sha256": digest}
-    (folder / "source.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / gguf.SOURCE_FILE).write_text(text, encoding="utf-8")
+
+
+def _config_settings(model: gguf.GgufModel, header: GgufHeader) -> dict[str, Any]:
+    """The contents of config.json, from the metadata of the file."""
+    from transformers.integrations.ggml import GGUF_CONFIG_DEFAULTS_MAPPING, GGUF_CONFIG_MAPPING
+
+    architecture, metadata = model.architecture, header.metadata
+    names = GGUF_CONFIG_MAPPING[architecture]
+    told = {
+        name: metadata[f"{architecture}.{key}"]
+        for key, name in names.items()
+        if name is not None and f"{architecture}.{key}" in metadata
+    }
+    tokens = {
+        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
+    settings = {
+        **GGUF_CONFIG_DEFAULTS_MAPPING.get(architecture, {}),
+        **{name: _shortest(value) for name, value in told.items()},
+        **{name: value for name, value in model.settings.items() if value is not None},
+        **tokens,
+        "model_type": _MODEL_TYPES.get(architecture, architecture),
+    }
+    if (factors := _rope_scaling(model.file, header, settings)) is not None:
+        settings["rope_parameters"] = factors
+    return settings
+
+
+def _shortest(value: Any) -> Any:
+    """A float32 number as the shortest decimal number that it stands for, such as 1e-05."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 # -- weights --------------------------------------------------------------------------------------
@@ -116,14 +143,10 @@ def _write_weights(
     model: gguf.GgufModel, header: GgufHeader, structure: Any, settings: Any, file: Path
 ) -> None:
     """Write the weights as safetensors, one tensor at a time."""
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     processor = TENSOR_PROCESSORS.get(model.architecture, TensorProcessor)(config=settings)
-    names = get_gguf_hf_weights_map(structure, processor)
+    names = _weight_names(model, structure)
     tensors = [tensor for tensor in header.tensors if tensor.name != gguf.ROPE_FACTORS]
     if unknown := [tensor.name for tensor in tensors if tensor.name not in names]:
         raise ValueError(f"{len(unknown)} of its tensors are unknown, such as {unknown[0]}")
@@ -149,11 +172,25 @@ def _write_weights(
         os.fsync(out.fileno())
 
 
+def _weight_names(model: gguf.GgufModel, structure: Any) -> dict[str, str]:
+    """Name of each tensor in a GGUF file → name of the weight that it is in transformers."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == model.architecture)
+    known = get_tensor_name_map(architecture, structure.config.num_hidden_layers)
+    names = {}
+    for name in structure.state_dict():
+        module, _, suffix = name.rpartition(".")
+        if (packed := known.get_name(module)) is not None:
+            names[f"{packed}.{suffix}"] = name
+    return names
+
+
 def _append(out: BinaryIO, values: np.ndarray, tensor: Tensor, dtype: torch.dtype) -> None:
     converted = torch.from_numpy(np.require(values, requirements=("C", "W"))).to(dtype)
     if tuple(converted.shape) != tensor.shape:
         raise ValueError(f"its tensor {tensor.name} has an unknown layout")
-    if not torch.isfinite(converted).all():
+    if not torch.isfinite(converted.sum(dtype=torch.float32)):  # spoiled by any value that is not
         raise ValueError(f"its tensor {tensor.name} contains values that are not finite")
     out.write(converted.view(torch.uint8).numpy().data)
 
@@ -167,7 +204,7 @@ def read_tensor(file: Path, tensor: Tensor) -> np.ndarray:
     return np.asarray(dequantize(rows, GGMLQuantizationType(tensor.type)), np.float32)
 
 
-def rope_factors(
+def _rope_scaling(
     file: Path, header: GgufHeader, settings: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """The scaling of Llama 3's rotary frequencies, which the file stores as its result; None without one.
@@ -181,7 +218,7 @@ def rope_factors(
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     expected = read_tensor(file, stored).ravel()
-    base = settings.get("rope_theta") or settings["rope_parameters"]["rope_theta"]
+    base = settings.get("rope_theta", 10_000.0)
     for factor in (8.0, 32.0):
         scaled = {
             "rope_type": "llama3", "rope_theta": base, "factor": factor, "low_freq_factor": 1.0,
