@@ -15,17 +15,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ida_tui.config.model_safety import (
+from ida_tui.config.models import gguf
+from ida_tui.config.models.gguf_header import GgufError
+from ida_tui.config.models.source import HUB_ID_PATTERN, find_source
+from ida_tui.config.schema import ModelConfig
+from ida_tui.config.trust.model_safety import (
     MAX_CONFIG_BYTES,
     Problem,
     folder_template,
     model_folder_problem,
     render_templates_safely,
 )
-from ida_tui.config.models import gguf
-from ida_tui.config.models.gguf_header import GgufError
-from ida_tui.config.models.source import HUB_ID_PATTERN, find_source
-from ida_tui.config.schema import ModelConfig
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import open_regular, read_bytes
 from ida_tui.util.text import parse_json

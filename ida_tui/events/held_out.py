@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from ida_tui.config.axes import IDA_REWARD
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
 from ida_tui.util.format import format_percent, format_signed
 from ida_tui.util.intervals import (
