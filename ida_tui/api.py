@@ -195,8 +195,9 @@ def model_has_changed(directory: RunDirectory, config: Config) -> bool:
     """Whether a run resumes with another GGUF file than the one it started with."""
     before = manifest.read(directory.manifest).get("model_file")
     now = manifest.model_file(config).get("model_file")
-    both = isinstance(before, dict) and isinstance(now, dict)
-    return both and before.get("fingerprint") != now.get("fingerprint")
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return False
+    return before.get("fingerprint") != now.get("fingerprint")
 
 
 def _stop_session(session: Session) -> None:

@@ -115,6 +115,8 @@ class ModelFiles:
     """Layer sizes from config.json, else from the profile."""
     stored_dtype: str = ""
     """Data type of the weight files, such as `bfloat16`; empty if config.json does not say."""
+    model_type: str = ""
+    """The architecture, named as in config.json; empty if it is unknown."""
     gguf: gguf.GgufModel | None = None
     """The model of a GGUF file."""
 
@@ -149,7 +151,14 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
         size_gb=sum(_file_size(f) for f in files) / 1e9 if files else None,
         shape=_parse_shape(settings),
         stored_dtype=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
+        model_type=str(settings.get("model_type") or ""),
     )
+
+
+def overflows_float16(model: ModelConfig) -> bool:
+    """Whether the model's activations exceed float16's range, as those of the Gemma family do."""
+    kind = inspect_model(model).model_type or model.shape.get("model_type") or Path(model.path).name
+    return str(kind).lower().startswith("gemma")
 
 
 def _inspect_gguf(model: ModelConfig, file: Path | None) -> ModelFiles:
@@ -174,6 +183,7 @@ def _inspect_gguf(model: ModelConfig, file: Path | None) -> ModelFiles:
         size_gb=found.size / 1e9,
         shape=_parse_shape(found.settings),
         stored_dtype=found.stored_dtype,
+        model_type=found.architecture,
         gguf=found,
     )
 
