@@ -185,9 +185,7 @@ RATES = {"lora": (1e-5, 2e-3), "full": (1e-5, 3e-4)}
 """Learning rates of the mps profiles and quickstart; at 2e-3 full training fails in every format."""
 
 
-def load_model_for(
-    method: str, dtype: Any, quantization: Quantization = "none"
-) -> torch.nn.Module:
+def load_model_for(method: str, dtype: Any, quantization: Quantization = "none") -> torch.nn.Module:
     """The embedded model as the engine loads it, with an adapter if the method uses one."""
     torch.manual_seed(0)
     source = ModelConfig(path="embedded", quantization=quantization)

@@ -63,7 +63,10 @@ class Nf4Linear(PackedLinear):
         from bitsandbytes import functional as bnb
 
         scales = bnb.dequantize_blockwise(
-            self.scales, absmax=self.scale_of_scales, code=self.scale_code, blocksize=NF4_SCALE_BLOCK
+            self.scales,
+            absmax=self.scale_of_scales,
+            code=self.scale_code,
+            blocksize=NF4_SCALE_BLOCK,
         )
         state = bnb.QuantState(
             absmax=scales.add_(self.scale_offset),

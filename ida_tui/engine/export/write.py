@@ -1,7 +1,9 @@
 """Export of a run's model as an adapter, a merged model or a GGUF file, with a check of what was written.
 
 The trained model answers some held-out prompts, its weights are written, and the written weights are loaded
-and answer the same prompts. Both compute in float32, so that any difference comes from the weights.
+and answer the same prompts. Both compute in float32, so that any difference comes from the weights. An
+adapter that was trained on packed weights is exported for the original ones, and how much that changes is
+shown, too.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +133,17 @@ def _write(
     def outputs_of(model: Any, reference: Any = None) -> Any:
         return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
+    packed = None
+    if config.model.quantization != "none":
+        # An adapter is never merged into packed weights: rounding to them again would lose it.
+        model = load_trained_model(config, trained, run_format, tokenizer).to(device)
+        packed = outputs_of(model)
+        del model
+        free_memory(device)
+        config, run_format = config.model_copy(update={"model": config.model.unpacked()}), "float32"
     model = load_trained_model(config, trained, run_format, tokenizer).float().to(device)
     reference = outputs_of(model)
+    on_packed = compare_models(packed, outputs_of(model, packed), "float32") if packed else None
     on_progress(
         f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
     )
@@ -148,6 +160,7 @@ def _write(
     on_progress(f"checking the export with {len(prompts)} prompts on both models")
     model = _read_back(config, kind, folder, export_format, run_format, tokenizer, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
+    check = replace(check, on_packed=on_packed)
     del model
     free_memory(device)
     if not check.passed:
