@@ -20,7 +20,7 @@ from ida_tui.util.paths import cache_folder
 from ida_tui.util.safe_files import open_regular
 from ida_tui.util.text import one_line
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 """Architectures that can be unpacked: decoders without experts that transformers reads from GGUF files."""
 LARGE_MODEL = 2_000_000_000
 """From this parameter count on, unpacked weights are stored in 16 bits."""

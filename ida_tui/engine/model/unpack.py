@@ -34,6 +34,8 @@ END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn
 _CONTROL = 3
 _MODEL_TYPES = {"gemma3": "gemma3_text"}
 """Architecture → `model_type` of transformers, where they differ."""
+_GEMMA_27B_LAYERS = (46, 62)
+"""Layers of Gemma 2 27B and Gemma 3 27B, whose queries are scaled by another size than the head's."""
 _DIGITS_SPLIT = ("smollm", "starcoder", "refact", "command-r", "exaone")
 """Splittings that separate every digit before GPT-2's; transformers takes them for GPT-2's."""
 _WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
@@ -126,9 +128,18 @@ def _config_settings(model: gguf.GgufModel, header: GgufHeader) -> dict[str, Any
         **tokens,
         "model_type": _MODEL_TYPES.get(architecture, architecture),
     }
+    if architecture.startswith("gemma"):
+        settings["query_pre_attn_scalar"] = _query_scale(settings)
     if (factors := _rope_scaling(model.file, header, settings)) is not None:
         settings["rope_parameters"] = factors
     return settings
+
+
+def _query_scale(settings: Mapping[str, Any]) -> int:
+    """What Gemma divides its queries by the root of; the file does not say it."""
+    if settings["num_hidden_layers"] in _GEMMA_27B_LAYERS:
+        return int(settings["hidden_size"] // settings["num_attention_heads"])
+    return int(settings["head_dim"])
 
 
 def _shortest(value: Any) -> Any:
