@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
+from ida_tui.config.models.source import PREFIXES
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
@@ -186,12 +187,13 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
     if files.location == "folder" and files.folder is not None:
         state = size if files.complete else ", without weight files (*.safetensors)"
         return f"on this machine, in {display_path(files.folder)}{state}"
-    if files.gguf is not None:
-        packed = f"{display_path(files.gguf.file)}, {files.gguf.quantization}{size}"
-        unpacked = f"{format_size(files.gguf.unpacked_bytes)} in {files.stored_dtype}"
+    if (packed := files.gguf) is not None:
+        place = "" if model.path.startswith(PREFIXES) else f", in {display_path(packed.file)}"
         done = "unpacked" if files.folder is not None else "to be unpacked once"
+        unpacked = f"{format_size(packed.unpacked_bytes)} in {files.stored_dtype}"
         return (
-            f"on this machine, in {packed}\n{done} to {unpacked}, in {display_path(cache_folder())}"
+            f"on this machine{place}, {packed.quantization}{size}\n"
+            f"{done} to {unpacked}, in {display_path(cache_folder())}"
         )
     if files.location == "gguf":
         return "not on this machine"
