@@ -41,6 +41,7 @@ from ida_tui.config.training_checks.extra import check_extra
 from ida_tui.config.training_checks.losses import check_loss, check_rollout_size
 from ida_tui.config.training_checks.schedule import check_schedule
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.format import format_count, format_plural
 
 _EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -224,7 +225,7 @@ def _check_evaluation(config: Config) -> Iterator[Finding]:
     if 0 < steps <= evaluation.every:
         yield note_finding(
             "evaluation.every",
-            f"no evaluation falls between the {steps} {_plural('step', steps)} of this run",
+            f"no evaluation falls between the {format_count(steps, 'step')} of this run",
             f"set it below {steps}, or to 0" if steps > 1 else "set it to 0",
         )
         return
@@ -275,7 +276,7 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             f" ({group})",
             f"set gradient_accumulation_steps to {fitting_passes}"
             f" ({batch} × {fitting_passes} = {batch * fitting_passes} completions:"
-            f" {groups} {_plural('prompt', groups)} × {group})"
+            f" {format_count(groups, 'prompt')} × {group})"
             + _alternative_group_sizes(batch * passes, group),
             "training.num_generations",
             "training.per_device_train_batch_size",
@@ -290,11 +291,11 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "training.gradient_accumulation_steps",
             f"a step needs {training.prompts_per_rollout} prompts, but there"
             f" {'is' if train == 1 else 'are'} only {train} to train on",
-            f"set {fix}, or add {missing} more {_plural('prompt', missing)}",
+            f"set {fix}, or add {missing} more {format_plural(missing, 'prompt')}",
             "training.per_device_train_batch_size",
             "training.num_generations",
             "prompts.only",
-            "prompts.name",
+            "prompts.source",
         )
         return
     yield from _check_length(config)
@@ -314,12 +315,14 @@ def _check_shared_rollout(training: TrainingConfig, train: int) -> Iterator[Find
             "training.num_generations",
         )
     elif 0 < train < rows // group:
+        missing = rows // group - train
         yield error_finding(
             f"training.{key}",
-            f"a rollout needs {rows // group} prompts, but there are only {train} to train on",
-            f"lower {key}, or add {rows // group - train} more prompts",
+            f"a rollout needs {rows // group} prompts, but there {'is' if train == 1 else 'are'} only"
+            f" {train} to train on",
+            f"lower {key}, or add {missing} more {format_plural(missing, 'prompt')}",
             "prompts.only",
-            "prompts.name",
+            "prompts.source",
         )
 
 
@@ -339,10 +342,6 @@ def _check_length(config: Config) -> Iterator[Finding]:
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_rollout}",
         )
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
 
 
 def _alternative_group_sizes(completions: int, group_size: int) -> str:
