@@ -20,6 +20,7 @@ from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
+from ida_tui.events.values import JudgeWork as JudgeWork
 from ida_tui.events.values import RankFigures as RankFigures
 
 MAX_NUMBER = 2**53

@@ -59,7 +59,7 @@ def _split_result(outcome: object, rows: int, form: FunctionForm) -> list[object
         found = len(results) if length is None else length
         text = f"it returned {format_count(found, 'score')} for {format_count(rows, 'completion')}"
         if length is None and len(results) > rows:
-            text = f"it returned more than {format_count(rows, 'score')}"
+            text = f"it returned more than {format_count(rows, 'score')} for as many completions"
         return [PluginFailure(text)] * rows
     return results
 

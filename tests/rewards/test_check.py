@@ -206,6 +206,15 @@ def test_a_reward_without_functions_refers_to_the_judge_check(base: Config) -> N
     assert "judge check" in raised.value.hint
 
 
+def test_what_is_told_before_the_functions_run_is_not_told_if_an_argument_is_wrong(
+    base: Config,
+) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError):
+        check_rewards(base, before_functions=lambda: told.append("header"))
+    assert not told
+
+
 # --- known answers ---------------------------------------------------------------------------------
 
 
