@@ -151,7 +151,8 @@ def test_texts_about_a_run_without_a_judge_mention_none() -> None:
     assert "| scored by | reward functions" in card
     assert "| judge |" not in card
     assert json.dumps(config.prompts.held_out()[0].text) in card
-    compared = "\n".join(comparison_lines(compare_runs([directory, directory])))
+    other = write_run("20260102-000000", axes=synthetic_run.EIGHT_AXES[-1:], judge="")
+    compared = "\n".join(comparison_lines(compare_runs([directory, other])))
     assert "scored by" in compared
     assert "judge" not in compared
 

@@ -205,7 +205,8 @@ def test_a_sweep_shows_the_reward_of_the_held_out_prompts_before_and_after_train
     states = []
     for record in read_events(events):
         if isinstance(record.event, ev.EvaluationFinished):
-            after = replace(record.event, reward=0.7, reward_by_prompt=(0.6, 0.8))
+            scored = replace(record.event, scores={"align": 5.0})
+            after = replace(scored, reward=0.7, reward_by_prompt=(0.6, 0.8))
             before = replace(after, when="before", step=0, reward=0.2, reward_by_prompt=(0.1, 0.3))
             states += [before, after]
         else:
