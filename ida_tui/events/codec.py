@@ -22,7 +22,7 @@ from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from ida_tui.config.axes import IDA_AXIS_NAMES, MAX_AXES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES, MAX_AXES
 from ida_tui.events.types import (
     MAX_NUMBER,
     MAX_ROLLOUT_ROWS,

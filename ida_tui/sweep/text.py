@@ -77,13 +77,15 @@ def _has_figure(results: SweepTable, name: str) -> bool:
 
 def table_notes(results: SweepTable) -> list[str]:
     """What the columns of the table contain."""
-    has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
-    answers = " answered, declined: held-out harmless and unsafe prompts, after training;"
-    held_out = " held-out: on held-out prompts, before training → after;"
+    rewards = [f"{results.reward_name}: first steps → last;"]
+    if _has_figure(results, "held_out_last"):
+        rewards.append("held-out: on held-out prompts, before training → after;")
+    answers = []
+    if any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values()):
+        answers.append("answered, declined: held-out harmless and unsafe prompts, after training;")
+    first = [*rewards, *answers]
     return [
-        f"{results.reward_name}: first steps → last;"
-        f"{held_out if _has_figure(results, 'held_out_last') else ''}",
-        *([answers.strip()] if has_kinds else []),
+        *([" ".join(first)] if len(first) < 3 else [" ".join(rewards), *answers]),
         "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
         "(Student's t), none if they agree.",
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.narration import summary_lines
 from ida_tui.events.scoring import change_sentences
