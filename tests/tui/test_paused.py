@@ -84,7 +84,7 @@ def test_failed_reward_functions_are_not_called_the_judge() -> None:
         ]
         await pilot.press("s")
 
-    drive(scenario, WIDE)
+    drive(scenario)
 
 
 def test_r_resumes_with_the_same_judge() -> None:
