@@ -97,7 +97,7 @@ def test_one_computed_axis_is_shown_on_its_own_scale(size: tuple[int, int]) -> N
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show_source(app, pilot, ScriptedSource("live", *run_of(EIGHT[-1:])))
         text = text_on_screen(app)
-        assert "penalty -1.000" in text
+        assert "penalty −1.000" in text
         assert "−5┤" in text
         assert not IDA_WORDS.findall(text)
 
