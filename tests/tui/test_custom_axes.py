@@ -43,7 +43,7 @@ def test_eight_axes_are_shown_on_the_run_screen(size: tuple[int, int]) -> None:
         text = text_on_screen(app)
         assert "usefulness 95.000" in text
         assert "usefulness=95.000 | accuracy=8.0 tone=8.0 step=8.0" in text
-        labels = [f"{axis.name} " for axis in EIGHT if re.search(rf" {axis.name} -?\d", text)]
+        labels = [f"{axis.name} " for axis in EIGHT if re.search(rf" {axis.name} −?\d", text)]
         if size == WIDE:
             assert len(labels) == len(EIGHT)
         else:
