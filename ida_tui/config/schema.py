@@ -47,7 +47,8 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. Enable it only after you have read that code."""
     torch_dtype: Dtype = "auto"
-    """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
+    """Data type of the base weights; `auto` is float16 on mps (bfloat16 for Gemma, which overflows), bfloat16
+    on cuda, float32 on cpu."""
     quantization: Quantization = "none"
     """Pack the linear layers into 4 bits (`nf4`, QLoRA) or 8 (`int8`) for less memory; needs method: lora."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

@@ -82,6 +82,8 @@ class Nf4Linear(PackedLinear):
 class Int8Linear(PackedLinear):
     """A linear layer with 8-bit integers and one scale for each output."""
 
+    scales: torch.Tensor
+
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         scales = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
         super().__init__(

@@ -9,6 +9,7 @@ import torch
 from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.device.packed import Int8Linear, Nf4Linear, PackedLinear
 from ida_tui.errors import IdaError
+from ida_tui.system import allocator
 
 STATE_OF_TRANSFORMERS = (
     "is_loaded_in_4bit",
@@ -67,6 +68,11 @@ def use_packed_layers(model: Any, dtype: torch.dtype) -> None:
             "set model.quantization=none",
             where="model.quantization",
         )
+    # The other weights are views of the weights' file, which would stay in memory with what was packed.
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
     for name in STATE_OF_TRANSFORMERS:
         vars(model).pop(name, None)
     vars(model.config).pop("quantization_config", None)
+    allocator.release_free_memory()  # each layer was held several times over while it was packed

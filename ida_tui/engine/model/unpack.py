@@ -29,11 +29,14 @@ from ida_tui.errors import IdaError
 from ida_tui.util.format import format_size
 from ida_tui.util.paths import display_path
 
+WEIGHTS_FILE = "model.safetensors"
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
 """Control tokens that end an answer, even if the file does not name them so."""
 _CONTROL = 3
 _MODEL_TYPES = {"gemma3": "gemma3_text"}
 """Architecture → `model_type` of transformers, where they differ."""
+_GEMMA_27B_LAYERS = (46, 62)
+"""Layers of Gemma 2 27B and Gemma 3 27B, whose queries are scaled by another size than the head's."""
 _DIGITS_SPLIT = ("smollm", "starcoder", "refact", "command-r", "exaone")
 """Splittings that separate every digit before GPT-2's; transformers takes them for GPT-2's."""
 _WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
@@ -50,7 +53,7 @@ def unpack(file: Path) -> Path:
     """
     folder = gguf.unpacked_folder(file)
     with _locked(folder):
-        if (folder / "config.json").is_file() and not find_damaged_weights(folder):
+        if (folder / WEIGHTS_FILE).is_file() and not find_damaged_weights(folder):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         model = gguf.read_model(file)
@@ -96,7 +99,7 @@ def _write_model(model: gguf.GgufModel, header: GgufHeader, folder: Path) -> Non
         eos_token_id=end_tokens,
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
-    _write_weights(model, header, structure, settings, folder / "model.safetensors")
+    _write_weights(model, header, structure, settings, folder / WEIGHTS_FILE)
     with open(model.file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts = {"file": model.file.name, "size": model.size, "sha256": digest}
@@ -126,9 +129,18 @@ def _config_settings(model: gguf.GgufModel, header: GgufHeader) -> dict[str, Any
         **tokens,
         "model_type": _MODEL_TYPES.get(architecture, architecture),
     }
+    if architecture.startswith("gemma"):
+        settings["query_pre_attn_scalar"] = _query_scale(settings)
     if (factors := _rope_scaling(model.file, header, settings)) is not None:
         settings["rope_parameters"] = factors
     return settings
+
+
+def _query_scale(settings: Mapping[str, Any]) -> int:
+    """What Gemma divides its queries by the root of; the file does not say it."""
+    if settings["num_hidden_layers"] in _GEMMA_27B_LAYERS:
+        return int(settings["hidden_size"] // settings["num_attention_heads"])
+    return int(settings["head_dim"])
 
 
 def _shortest(value: Any) -> Any:
