@@ -18,7 +18,7 @@ class DownloadProgress(NamedTuple):
     @property
     def left_s(self) -> float | None:
         """Seconds that the rest takes at the current rate; None while the rate is unknown."""
-        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s else None
+        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s >= 1 else None
 
 
 class EvaluationFigure(NamedTuple):

@@ -145,7 +145,7 @@ def find_hub_model(
             one_line(str(answer.get("base_model") or "")),
             answer.get("parameters"),
         )
-        _require_loadable(found)
+        require_loadable(found)
         _known[key] = found
     return _known[key]
 
@@ -252,7 +252,7 @@ def ask_hub(
                 continue
             answer = json.loads(line) if line else {"error": "network", "text": "no answer"}
             if "error" in answer:
-                raise _hub_error(model, str(answer["error"]), one_line(str(answer["text"])))
+                raise hub_error(model, str(answer["error"]), one_line(str(answer["text"])))
             if set(answer) != {"done", "received"}:
                 return dict(answer)
             on_bytes(int(answer["done"]), int(answer["received"]))
@@ -313,7 +313,7 @@ def _child_environment() -> dict[str, str]:
     return environment
 
 
-def _require_loadable(found: HubModel) -> None:
+def require_loadable(found: HubModel) -> None:
     """Refuse a repository without weights that ida-tui reads.
 
     Raises:
@@ -352,7 +352,7 @@ def _require_loadable(found: HubModel) -> None:
     )
 
 
-def _hub_error(model: ModelConfig, kind: str, text: str) -> IdaError:
+def hub_error(model: ModelConfig, kind: str, text: str) -> IdaError:
     """The error to show for a failure in `hub_process`."""
     name, where = model.path, "model.path"
     sign_in = f"then: hf auth login   (or {TOKEN_VARIABLE}=hf_… in .env)"

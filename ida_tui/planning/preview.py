@@ -163,7 +163,8 @@ def _is_made_for_mps(config: Config) -> bool:
 def _model_rows(config: Config, device: DeviceName, files: ModelFiles) -> Iterator[tuple[str, str]]:
     model = config.model
     label = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
-    count = files.parameters
+    known = known_hub_model(model)
+    count = files.parameters or (known.parameters if known else None)
     size = "parameters unknown" if count is None else f"{count:,} parameters"
     context = files.context_length
     context_text = "context unknown" if context is None else f"context {context:,} tokens"
