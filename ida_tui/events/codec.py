@@ -137,7 +137,11 @@ def _find_impossible_value(event: Event) -> str:
 def _numeric_fields(event_type: str) -> tuple[str, ...]:
     """Names of the fields of an event type that contain numbers."""
     fields = dataclasses.fields(Record.TYPES[event_type])
-    return tuple(f.name for f in fields if re.search(r"\b(?:int|float|Scores|Axis|DownloadProgress)\b", str(f.type)))
+    return tuple(
+        f.name
+        for f in fields
+        if re.search(r"\b(?:int|float|Scores|Axis|DownloadProgress)\b", str(f.type))
+    )
 
 
 def _is_in_range(value: object) -> bool:

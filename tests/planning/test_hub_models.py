@@ -182,7 +182,14 @@ def test_no_second_copy_of_the_weights_is_downloaded(files: list[str], weights: 
 
 
 def test_code_is_downloaded_only_for_a_model_whose_code_may_run() -> None:
-    names = ["config.json", "tokenizer.model", "modeling_x.py", "x.gguf", "pytorch_model.bin", "a.onnx"]
+    names = [
+        "config.json",
+        "tokenizer.model",
+        "modeling_x.py",
+        "x.gguf",
+        "pytorch_model.bin",
+        "a.onnx",
+    ]
     found = HubModel("org/x", None, dict.fromkeys(names, 1))
 
     assert list(found.small_files(with_code=False)) == ["config.json", "tokenizer.model"]

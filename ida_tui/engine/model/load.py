@@ -197,11 +197,12 @@ def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
     refused, unused = _sort_unexpected(report["unexpected_keys"], loaded.config.get_text_config())
     if refused:
         return (
-            f"its files have {len(refused)} tensors that its configuration does not describe, such as"
-            f" {refused[0]}"
+            f"its files have {len(refused)} tensor{'s' * (len(refused) != 1)} that its configuration"
+            f" does not describe, such as {refused[0]}"
         )
     for kind, count in unused.items():
-        logger.warning("%d tensors %s are not loaded", count, _UNUSED_NAMES[kind])
+        verb = "tensor %s is" if count == 1 else "tensors %s are"
+        logger.warning(f"%d {verb} not loaded", count, _UNUSED_NAMES[kind])
     rows = loaded.get_input_embeddings().weight.shape[0]
     used = (tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
     if max(token or 0 for token in used) >= rows:
