@@ -23,10 +23,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ida_tui.config import consent
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.trust import consent
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev

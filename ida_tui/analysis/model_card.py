@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
-from ida_tui.config.axes import display_scale, format_score
 from ida_tui.config.conversation import chat_messages, system_context
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, RubricConfig
+from ida_tui.config.scoring.axes import display_scale, format_score
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
 from ida_tui.events.scoring import change_sentences, scored_by

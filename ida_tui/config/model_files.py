@@ -16,13 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.config import embedded
-from ida_tui.config.model_safety import (
-    MAX_CONFIG_BYTES,
-    Problem,
-    folder_template,
-    model_folder_problem,
-    render_templates_safely,
-)
 from ida_tui.config.packed_weights import (
     MAX_HEADER_BYTES,
     missing_weight_files,
@@ -30,6 +23,13 @@ from ida_tui.config.packed_weights import (
     read_header,
 )
 from ida_tui.config.schema import ModelConfig
+from ida_tui.config.trust.model_safety import (
+    MAX_CONFIG_BYTES,
+    Problem,
+    folder_template,
+    model_folder_problem,
+    render_templates_safely,
+)
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import parse_json

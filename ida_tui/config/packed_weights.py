@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.model_safety import MAX_CONFIG_BYTES, Problem
+from ida_tui.config.trust.model_safety import MAX_CONFIG_BYTES, Problem
 from ida_tui.util.safe_files import open_regular, read_bytes
 from ida_tui.util.text import one_line, parse_json
 

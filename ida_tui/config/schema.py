@@ -18,8 +18,8 @@ from ida_tui.config.prompts import Message as Message
 from ida_tui.config.prompts import Prompt as Prompt
 from ida_tui.config.prompts import PromptKind as PromptKind
 from ida_tui.config.prompts import PromptSet as PromptSet
-from ida_tui.config.rubric import RubricAxis as RubricAxis
-from ida_tui.config.rubric import RubricConfig as RubricConfig
+from ida_tui.config.scoring.rubric import RubricAxis as RubricAxis
+from ida_tui.config.scoring.rubric import RubricConfig as RubricConfig
 from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.config.sections.training import TrainingConfig

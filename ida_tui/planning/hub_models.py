@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from ida_tui.config.endpoint import is_local
 from ida_tui.config.model_files import hub_cache, inspect_model, read_config_json
 from ida_tui.config.packed_weights import packed_weights_problem
 from ida_tui.config.schema import ModelConfig
+from ida_tui.config.trust.endpoint import is_local
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.planning import hub_process
 from ida_tui.util.text import one_line, quoted

@@ -19,8 +19,8 @@ from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
-from ida_tui.config.reward_files import named_functions
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
+from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration

@@ -296,7 +296,7 @@ def _reward(options: Namespace, rest: list[str]) -> str:
 
 def _sweep(options: Namespace, rest: list[str]) -> str:
     if options.resume is not None or options.show is not None:
-        return ""  # tests/sweep/test_sweep.py resumes one
+        return ""  # tests/sweep/test_interrupted_sweep.py resumes one
     return _run_and_check(["sweep", *rest, "--check"], allowed=(0,))
 
 

@@ -40,9 +40,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
         yield hub
 
 
-def test_a_run_downloads_its_model_as_events_and_trains_it(
-    hub: ModelHub, ida_tui: Any
-) -> None:
+def test_a_run_downloads_its_model_as_events_and_trains_it(hub: ModelHub, ida_tui: Any) -> None:
     Path(".env").write_text("HF_TOKEN=hf_abcdefgh12345678\n")
     hub.gated["org/tiny"] = "hf_abcdefgh12345678"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui import __version__
-from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.reward_files import file_digests
 from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.safe_files import write_text
