@@ -117,6 +117,8 @@ class ModelFiles:
     """Layer sizes from config.json, else from the profile."""
     has_experts: bool = False
     """Whether it is a mixture of experts, whose layers `shape` does not describe."""
+    has_vision: bool = False
+    """Whether it also reads pictures; `shape` and `parameters` before the download leave that part out."""
     stored_dtype: str = ""
     """Data type of the weight files, such as `bfloat16`; empty if config.json does not say."""
 
@@ -139,17 +141,19 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
     config_json = read_config_json(folder)
     settings = config_json if isinstance(config_json, dict) else {}
     files = _glob_sorted(folder, "*.safetensors")  # pickled weights are never read
+    complete = isinstance(config_json, dict) and bool(files) and not missing_weight_files(folder)
     return ModelFiles(
         location=location,
         folder=folder,
-        complete=isinstance(config_json, dict) and bool(files) and not missing_weight_files(folder),
-        parameters=model.parameters or _count_parameters(folder, settings),
+        complete=complete,
+        parameters=model.parameters or (_count_parameters(folder, settings) if complete else None),
         context_length=model.context_length
         or _positive_int(settings.get("max_position_embeddings")),
         vocab_size=_positive_int(settings.get("vocab_size")),
         size_gb=sum(_file_size(f) for f in files) / 1e9 if files else None,
         shape=_parse_shape(settings),
         has_experts=_has_experts(settings),
+        has_vision=isinstance(settings.get("vision_config"), dict),
         stored_dtype=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
     )
 

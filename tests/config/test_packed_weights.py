@@ -98,3 +98,12 @@ def test_a_model_is_complete_only_with_every_weight_file_of_its_index(tmp_path: 
 
     shutil.copy(folder / first, folder / weight_map["b"])
     assert inspect_model(ModelConfig(path=str(folder))).complete
+
+
+def test_parameters_are_not_counted_from_a_part_of_the_weight_files(tmp_path: Path) -> None:
+    folder = tmp_path / "part"
+    shutil.copytree(embedded.model_folder(), folder)
+    weight_map = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+
+    assert inspect_model(ModelConfig(path=str(folder))).parameters is None

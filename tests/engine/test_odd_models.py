@@ -16,6 +16,7 @@ from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.model.finite_outputs import require_finite_outputs
+from ida_tui.engine.run.outcome import NOT_FINITE_PHRASE, not_finite_outcome
 from ida_tui.errors import IdaError
 
 
@@ -99,3 +100,19 @@ def test_outputs_that_are_not_finite_name_the_number_format_or_the_damaged_tenso
     with pytest.raises(IdaError, match=title) as refused:
         require_finite_outputs(model, tokenizer, profile, recipe)
     assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("recipe", "hint"),
+    [
+        (PrecisionRecipe("float16", True, False, "adamw_torch"), "model.torch_dtype=bfloat16"),
+        (PrecisionRecipe("bfloat16", False, True, "adamw_torch"), "training.learning_rate"),
+    ],
+)
+def test_sampling_from_numbers_that_are_not_finite_is_named_as_such(
+    recipe: PrecisionRecipe, hint: str
+) -> None:
+    with pytest.raises(RuntimeError, match=NOT_FINITE_PHRASE):
+        torch.multinomial(torch.tensor([math.nan, 1.0]), 1)
+
+    assert hint in not_finite_outcome(recipe).hint

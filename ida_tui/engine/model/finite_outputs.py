@@ -13,9 +13,6 @@ from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.errors import IdaError
 
-NOT_FINITE_PHRASE = "probability tensor contains"
-"""Part of torch's message when it samples from logits that are not finite."""
-
 
 def require_finite_outputs(
     model: Any,
