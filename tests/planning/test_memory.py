@@ -249,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused_where_there_is_no_plan(tmp_path: Pa
     assert needed / 4 == inspect_model(experts.model).parameters
 
     memory.require_weights_fit(experts, "cpu", needed)
-    with pytest.raises(IdaError, match="the weights of .* alone need") as refused:
+    with pytest.raises(IdaError, match=r"the weights of .* alone need") as refused:
         memory.require_weights_fit(experts, "cpu", needed - 1)
     assert refused.value.code is ExitCode.OUT_OF_MEMORY
     memory.require_weights_fit(experts.model_copy(update={"over_limit": "try"}), "cpu", needed - 1)
