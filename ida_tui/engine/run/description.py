@@ -45,5 +45,6 @@ def prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) -> 
         resumed_at=ev.current_timestamp(),
         argv=argv,
         data=manifest.data_files(config),
+        model=manifest.model_file(config),
         reward_files=file_digests(config.rubric),
     )
