@@ -10,7 +10,7 @@ from typing import Literal
 
 from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
-from ida_tui.util.format import format_percent, format_signed
+from ida_tui.util.format import format_count, format_number, format_percent, format_signed
 from ida_tui.util.intervals import (
     MATTERS,
     Interval,
@@ -145,7 +145,7 @@ def reward_change(
 
 def reward_sentence(change: RewardChange, reward: str) -> str:
     """One sentence on the change of the reward with this name."""
-    values = f"{change.before:.3f} → {change.after:.3f}"
+    values = f"{format_number(change.before)} → {format_number(change.after)}"
     interval = f"95% interval of the change {format_signed(change.low, 3)} to {format_signed(change.high, 3)}"
     figures = f"({values}, {interval}, {_on_prompts(change.prompts)})"
     if change.outcome == "unclear":
@@ -280,7 +280,7 @@ def _sentence(change: ShareChange, verb: str, requests: str) -> str:
 
 
 def _on_prompts(count: int) -> str:
-    return f"on {count} prompt{'s' * (count != 1)}"
+    return f"on {format_count(count, 'prompt')}"
 
 
 def _points(fraction: float) -> str:

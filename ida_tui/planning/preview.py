@@ -35,7 +35,7 @@ from ida_tui.planning.hub_models import known_hub_model
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
-from ida_tui.util.format import format_cost, format_size
+from ida_tui.util.format import format_cost, format_count, format_size
 from ida_tui.util.paths import cache_folder, display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
@@ -336,7 +336,7 @@ def _mode_text(config: Config) -> str:
     calls = sum(
         calls_per_rollout(config, m) for m in config.judge.members if m.kind in ("openai", "plugin")
     )
-    return f"{what}; {calls:,} call{'s' * (calls != 1)} per {unit}"
+    return f"{what}; {format_count(calls, 'call')} per {unit}"
 
 
 def _plugin_label(name: str) -> str:
@@ -401,14 +401,14 @@ def _evaluation_text(config: Config) -> str:
     between = config.planned_evaluations() - 2
     moments = "before and after"
     if between:
-        count = f"{between} evaluation{'s' * (between != 1)}"
+        count = format_count(between, "evaluation")
         moments = f"before, after and every {config.evaluation.every} steps ({count} in between)"
     scored = ""
     if config.scores_evaluation:
         verb = "judged" if config.rubric.judged_axes else "scored"
         scored = f", {verb}" if between else f", {verb} at the end"
     return (
-        f"{moments}: {held_out} held-out prompts × {samples} = {held_out * samples}"
+        f"{moments}: {format_count(held_out, 'held-out prompt')} × {samples} = {held_out * samples}"
         f" completions of at most {config.evaluation_max_completion_length} tokens{scored}"
     )
 

@@ -87,12 +87,14 @@ def test_wrong_arguments_are_usage_errors(
 ) -> None:
     result = ida_tui_here(*words("accuracy"), *arguments)
     assert result.code == 2
+    assert result.out == ""
     assert message in result.err
 
 
 def test_a_judged_reward_refers_to_the_judge_check(ida_tui_here: Any) -> None:
     result = ida_tui_here("reward", "check", "quickstart")
     assert result.code == 2
+    assert result.out == ""
     assert "ida-tui judge check" in result.err
 
 

@@ -13,10 +13,12 @@ import pytest
 from textual.pilot import Pilot
 
 from ida_tui.errors import ExitCode
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.reader import read_events
 from ida_tui.sweep import budget, directory, preflight, processes, text
 from ida_tui.sweep.results import build_table
 from ida_tui.sweep.scheduler import SweepScheduler
@@ -56,7 +58,8 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
     interval = slow.figures["reward_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
+    assert text.setting_cells(slow)[:4] == ("3 of 3", "0.250 → 0.620 ±0.050", "–", "100%")
+    assert "held-out" not in text.settings_table(table)[0]
     # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
     assert table.comparison.best is fast
     assert table.comparison.difference.value == pytest.approx(0.15)
@@ -79,6 +82,27 @@ def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals
 
     assert "R_IDA" in printed
     assert not re.search("answered|declined|harmless|unsafe", printed)
+
+
+def test_a_sweep_shows_the_reward_of_the_held_out_prompts_before_and_after_training() -> None:
+    sweep = create_sweep({RATES: ("1e-3",)}, [RunOutcome(0.6)])
+    events = next(sweep.runs_folder.iterdir()) / "events.jsonl"
+    states = []
+    for record in read_events(events):
+        if isinstance(record.event, ev.EvaluationFinished):
+            scored = replace(record.event, scores={"align": 5.0})
+            after = replace(scored, reward=0.7, reward_by_prompt=(0.6, 0.8))
+            before = replace(after, when="before", step=0, reward=0.2, reward_by_prompt=(0.1, 0.3))
+            states += [before, after]
+        else:
+            states.append(record.event)
+    records = (ev.Record(n, "2026-01-31T09:01:00.000Z", event) for n, event in enumerate(states))
+    events.write_text("".join(codec.encode(record) + "\n" for record in records))
+
+    head, row = text.settings_table(table_of(sweep))
+
+    assert "held-out" in head
+    assert "0.200 → 0.700" in row
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:

@@ -49,13 +49,13 @@ class ModelSource:
     """Why the path names nothing that can be used."""
 
     def folder(self) -> Path | None:
-        """The folder that libraries load: for a GGUF file, the one that it is or will be unpacked into."""
+        """The folder that libraries load; that of a GGUF file exists once it is unpacked."""
         if self.kind != "gguf" or self.place is None:
             return self.place
         try:
             return unpacked_folder(self.place)
         except (OSError, GgufError):
-            return self.place.parent
+            return None
 
 
 def find_source(path: str) -> ModelSource:
