@@ -27,11 +27,12 @@ for variable in ("OMP_WAIT_POLICY", "TORCHDYNAMO_DISABLE"):
 
 @pytest.fixture(autouse=True)
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Isolate every test from the user's profiles, agreements, cache, keys and outputs."""
+    """Isolate every test from the user's profiles, agreements, cache, keys and outputs, and from the Hub."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("IDA_TUI_PROFILES", str(tmp_path / "user-profiles"))
     monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     workdir = tmp_path / "work"
     workdir.mkdir()
     monkeypatch.chdir(workdir)
