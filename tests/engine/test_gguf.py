@@ -129,7 +129,7 @@ def test_the_converter_gets_the_model_the_file_and_the_format_and_its_file_is_ch
     Path("gguf.py").write_text("raise SystemExit('the working folder was imported')\n")
     file = tmp_path / "mine.gguf"
 
-    summary = gguf.convert_to_gguf(converter, model, file, "float32")
+    summary = gguf.convert_to_gguf(gguf.Tools(converter), model, file, "float32")
 
     assert summary == "checked the GGUF file: 2 tensors, all matrices match"
     arguments, _, library = json.loads(seen.read_text())
@@ -145,7 +145,7 @@ def test_the_converter_gets_the_model_the_file_and_the_format_and_its_file_is_ch
         (STAND_IN, 1.01, "the values of a matrix differ"),
         (CUT_OFF, 1.0, "it cannot be read"),
         (FAILING, 1.0, "nothing was converted: ERROR: Model OtherForCausalLM is not supported"),
-        ("def main(): pass\n", 1.0, "nothing was converted: the converter ended early"),
+        ("def main(): pass\n", 1.0, "nothing was converted: convert_hf_to_gguf.py ended early"),
     ],
     ids=["other values", "cut off", "unsupported", "no file"],
 )
@@ -154,7 +154,7 @@ def test_a_failed_or_wrong_conversion_is_one_error(
 ) -> None:
     converter = write_stand_in(tmp_path / "llama.cpp", script, scale)
     with pytest.raises(IdaError) as raised:
-        gguf.convert_to_gguf(converter, model, tmp_path / "mine.gguf", "float32")
+        gguf.convert_to_gguf(gguf.Tools(converter), model, tmp_path / "mine.gguf", "float32")
     assert expected in raised.value.title
     assert "llama.cpp" in raised.value.hint
 
