@@ -109,14 +109,16 @@ def run(options: Namespace) -> ExitCode:
         )
     print_status(f"✓ {written.summary}")
     print_status(f"✓ {'replaced' if replaced else 'wrote'} {display_path(target)}")
-    if kind == "gguf":
-        print_status(f"  for Ollama: {ollama.create_command(config.name, target)}")
+    for_ollama = ollama.create_command(config.name, target) if kind == "gguf" else ""
+    if for_ollama:
+        print_status(f"  for Ollama: {for_ollama}")
     address = ""
     if options.push:
         address = hub.push_export(target, options.push, token, public=options.public)
         print_status(f"✓ pushed to {address}")
     if options.json:
-        print(json.dumps(_as_json(target, kind, weights, written, address), indent=1))
+        summary = _as_json(target, kind, weights, written, address)
+        print(json.dumps(summary | ({"ollama": for_ollama} if for_ollama else {}), indent=1))
     else:
         print_lines([display_path(target)])
     return ExitCode.DONE
