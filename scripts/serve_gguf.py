@@ -1,8 +1,8 @@
 """An OpenAI-compatible server for a GGUF model: llama.cpp's own, from the package xllamacpp.
 
-    uv run --group llama-cpp python scripts/serve_gguf.py MODEL.gguf --port 8080
+    uv run python scripts/serve_gguf.py MODEL --port 8080
 
-It listens on this machine only, prints its address when the model is loaded, and runs until Ctrl-C.
+MODEL is a file or a name, as `model.path` takes it: `ollama:llama3.2:1b`, `package:NAME/FILE`. The server listens on this machine only, prints its address when the model is loaded, and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+from ida_tui.config.models.source import find_source
 
 
 def start(model: Path, *, port: int, context: int, parallel: int, threads: int) -> Any:
@@ -40,7 +42,7 @@ def start(model: Path, *, port: int, context: int, parallel: int, threads: int) 
 def main() -> None:
     """Serve until Ctrl-C, SIGTERM or, with --until-eof, the end of standard input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, metavar="MODEL.gguf")
+    parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--port", type=int, default=8080, help="0 selects a free port")
     parser.add_argument("--context", type=int, default=4096, help="tokens of a call")
     parser.add_argument("--parallel", type=int, default=2, help="calls at the same time")
@@ -49,10 +51,11 @@ def main() -> None:
         "--until-eof", action="store_true", help="also stop when standard input ends"
     )
     options = parser.parse_args()
-    if not options.model.is_file():
-        parser.error(f"there is no file {options.model}")
+    source = find_source(options.model)
+    if source.kind != "gguf" or source.place is None:
+        parser.error("\n".join(source.problem or (f"{options.model} is not a GGUF file",)))
     server = start(
-        options.model,
+        source.place,
         port=options.port,
         context=options.context,
         parallel=options.parallel,

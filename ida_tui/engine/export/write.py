@@ -42,6 +42,7 @@ from ida_tui.errors import IdaError
 from ida_tui.planning.inference_memory import plan_export
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -196,7 +197,7 @@ def _write(
         raise _write_error(folder, error) from None
     del model
     free_memory(device)
-    on_progress(f"checking the export with {len(prompts)} prompts on both models")
+    on_progress(f"checking the export with {format_count(len(prompts), 'prompt')} on both models")
     model = _read_back(config, kind, folder, export_format, run_format, tokenizer, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
@@ -223,10 +224,10 @@ def _copy_adapter(source: Path, folder: Path, config: Config) -> None:
     """Copy the adapter in PEFT's format; replace a local base model's path by its name."""
     for name in ADAPTER_FILES:
         shutil.copyfile(source / name, folder / name)
-    if config.model.folder() is not None:
+    if config.model.is_local:
         file = folder / "adapter_config.json"
         settings = json.loads(file.read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = config.model.name or Path(config.model.path).name
+        settings["base_model_name_or_path"] = config.model.public_name
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

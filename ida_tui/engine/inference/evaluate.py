@@ -38,6 +38,7 @@ from ida_tui.rewards.functions import RewardFunctions, RewardRow
 from ida_tui.rewards.rows import TokenIds
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count
 from ida_tui.util.plugin_threads import PluginStopped
 
 SEED_OFFSET = 1_000_003
@@ -97,7 +98,9 @@ def evaluate(
         )
         scorer = service.label or "the reward functions"
         count = sum(map(len, answers_by_model.values()))
-        on_progress(f"{'judging' if service.label else 'scoring'} {count} answers with {scorer}")
+        on_progress(
+            f"{'judging' if service.label else 'scoring'} {format_count(count, 'answer')} with {scorer}"
+        )
         needs_ids = functions is not None and functions.needs_token_ids
         answers, stats = judge_answers(
             service,
@@ -177,7 +180,8 @@ def generate_pairs(
             seed=seeds[MODELS.index(name)] + SEED_OFFSET,
         )
         label = "base model" if name == "base" else "trained model"
-        on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
+        made = format_count(len(answers[name]), "answer")
+        on_progress(f"{label}: {made} in {time.monotonic() - started:.1f} s")
 
     base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     if trained is None:
