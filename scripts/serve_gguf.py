@@ -2,7 +2,8 @@
 
     uv run python scripts/serve_gguf.py MODEL --port 8080
 
-MODEL is a file or a name, as `model.path` takes it: `ollama:llama3.2:1b`, `package:NAME/FILE`. The server listens on this machine only, prints its address when the model is loaded, and runs until Ctrl-C.
+MODEL is a file or a name, as `model.path` takes it: `ollama:llama3.2:1b`, `package:NAME/FILE`. The server
+listens on this machine only, prints its address when the model is loaded, and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def start(model: Path, *, port: int, context: int, parallel: int, threads: int) 
         context: tokens of a prompt and its answer, of each parallel call.
         parallel: calls that are answered at the same time.
         threads: threads that compute.
+
+    Raises:
+        RuntimeError: the file is no model that llama.cpp knows, or the port is taken.
+        ImportError: xllamacpp is not installed.
     """
     import xllamacpp
 
@@ -36,6 +41,7 @@ def start(model: Path, *, port: int, context: int, parallel: int, threads: int) 
     params.n_parallel, params.n_ctx = parallel, context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = False
+    params.cors_origins = "http://127.0.0.1"  # no web page elsewhere may read its answers
     return xllamacpp.Server(params)
 
 
@@ -54,13 +60,21 @@ def main() -> None:
     source = find_source(options.model)
     if source.kind != "gguf" or source.place is None:
         parser.error("\n".join(source.problem or (f"{options.model} is not a GGUF file",)))
-    server = start(
-        source.place,
-        port=options.port,
-        context=options.context,
-        parallel=options.parallel,
-        threads=options.threads,
-    )
+    try:
+        server = start(
+            source.place,
+            port=options.port,
+            context=options.context,
+            parallel=options.parallel,
+            threads=options.threads,
+        )
+    except ImportError:
+        sys.exit("✗ the package xllamacpp is not installed\n  uv sync --group llama-cpp")
+    except RuntimeError:
+        sys.exit(
+            "✗ the server did not start, for the reason that llama.cpp printed above\n"
+            "  if the port is in use, choose another one: --port 8081"
+        )
     print(f"{server.listening_address}/v1", flush=True)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
