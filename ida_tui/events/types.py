@@ -17,6 +17,7 @@ from ida_tui.config.scoring.axes import Axis as Axis
 from ida_tui.events.evaluation import EvaluationFinished as EvaluationFinished
 from ida_tui.events.evaluation import EvaluationMoment as EvaluationMoment
 from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgressed
+from ida_tui.events.values import DownloadProgress as DownloadProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
@@ -104,6 +105,8 @@ class PhaseChanged:
 
     step: int
     phase: Phase
+    download: DownloadProgress | None = None
+    """Progress of the model's download, about once a second in the phase `load`; else null."""
 
 
 @dataclass(frozen=True, slots=True)
