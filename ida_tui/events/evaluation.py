@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ida_tui.config.axes import Scores
-from ida_tui.events.values import EvaluationFigure, JudgeCost
+from ida_tui.events.values import AnswerShare, EvaluationFigure, EverydayFigures, JudgeCost
 
 EvaluationMoment = Literal["before", "during", "after"]
 """When an evaluation on the held-out prompts was made: before the first step, between two, after the last."""
@@ -64,3 +64,7 @@ class EvaluationFinished:
     """Mean reward of the answers to each prompt, in the order of the profile; null if none has a reward."""
     unlabeled: int = 0
     """Answers to prompts that are neither harmless nor unsafe."""
+    shares: dict[str, AnswerShare] = field(default_factory=dict)
+    """The share of answers with a score of 1 on each axis whose scores are only 0 and 1."""
+    everyday: EverydayFigures | None = None
+    """Answers of both models to everyday questions; null if none were asked."""

@@ -10,7 +10,9 @@ from typing import Literal
 
 from ida_tui.config.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
-from ida_tui.util.format import format_percent, format_signed
+from ida_tui.events.everyday import everyday_sentence
+from ida_tui.events.values import AnswerShare
+from ida_tui.util.format import format_count_share, format_percent, format_signed
 from ida_tui.util.intervals import (
     MATTERS,
     Interval,
@@ -162,6 +164,47 @@ def reward_sentence(change: RewardChange, reward: str) -> str:
     )
 
 
+# -- axes of 0 and 1 ----------------------------------------------------------------------------
+
+
+def answer_share(scores: Iterable[tuple[str, float | None]]) -> AnswerShare | None:
+    """The share of answers with a score of 1; None if a score is neither 0 nor 1, or if there is none.
+
+    Args:
+        scores: prompt id and score of each answer; a score of None is left out.
+    """
+    by_prompt: dict[str, list[float]] = {}
+    for prompt, score in scores:
+        if score is not None:
+            by_prompt.setdefault(prompt, []).append(score)
+    values = [value for known in by_prompt.values() for value in known]
+    if not values or not {0.0, 1.0}.issuperset(values):
+        return None
+    interval = share_interval([fmean(known) for known in by_prompt.values()])
+    return AnswerShare(round(sum(values)), len(values), interval.low, interval.high)
+
+
+def changed_shares(
+    before: EvaluationFinished, after: EvaluationFinished
+) -> dict[str, tuple[AnswerShare, AnswerShare]]:
+    """The shares of the axes of 0 and 1 that both evaluations have."""
+    return {
+        axis: (share, after.shares[axis])
+        for axis, share in before.shares.items()
+        if axis in after.shares
+    }
+
+
+def share_sentence(axis: str, before: AnswerShare, after: AnswerShare) -> str:
+    """One sentence on an axis of 0 and 1, with the interval of each share."""
+    shares = (
+        f"{format_count_share(share.hits, share.answers)},"
+        f" 95% interval {format_percent(share.low)} to {format_percent(share.high)}"
+        for share in (before, after)
+    )
+    return f"On held-out prompts, {axis} went from {' to '.join(shares)}."
+
+
 # -- answers and refusals ----------------------------------------------------------------------
 
 
@@ -243,8 +286,13 @@ def counted_conclusion(
     text = conclusion(
         counted_change(before, after, "answered"), counted_change(before, after, "declined")
     )
-    change = reward_change(before, after, reward)
-    return f"{text} {reward_sentence(change, reward)}".strip() if change is not None else text
+    shares = changed_shares(before, after)
+    sentences = [text, *(share_sentence(axis, *pair) for axis, pair in shares.items())]
+    if (change := reward_change(before, after, reward)) is not None:
+        sentences.append(reward_sentence(change, reward))
+    if after.everyday is not None:
+        sentences.append(everyday_sentence(after.everyday))
+    return " ".join(filter(None, sentences))
 
 
 def conclusion(answered: ShareChange | None, declined: ShareChange | None) -> str:

@@ -385,6 +385,7 @@ def _evaluation_text(config: Config) -> str:
     return (
         f"{moments}: {held_out} held-out prompts × {samples} = {held_out * samples}"
         f" completions of at most {config.evaluation_max_completion_length} tokens{scored}"
+        + (f"; {asked} everyday questions" if (asked := config.evaluation.everyday) else "")
     )
 
 
