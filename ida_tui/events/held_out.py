@@ -197,12 +197,11 @@ def changed_shares(
 
 def share_sentence(axis: str, before: AnswerShare, after: AnswerShare) -> str:
     """One sentence on an axis of 0 and 1, with the interval of each share."""
-    shares = (
-        f"{format_count_share(share.hits, share.answers)},"
-        f" 95% interval {format_percent(share.low)} to {format_percent(share.high)}"
-        for share in (before, after)
+    old, new = (format_count_share(share.hits, share.answers) for share in (before, after))
+    intervals = " and ".join(
+        f"{format_percent(share.low)} to {format_percent(share.high)}" for share in (before, after)
     )
-    return f"On held-out prompts, {axis} went from {' to '.join(shares)}."
+    return f"On held-out prompts, {axis} is 1 for {old} → {new} of the answers (95% intervals {intervals})."
 
 
 # -- answers and refusals ----------------------------------------------------------------------

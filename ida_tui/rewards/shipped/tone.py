@@ -1,7 +1,7 @@
 """Reward functions for polite, short answers of a support desk.
 
-They count words and phrases, so they see the form of an answer and not whether it is true. A judge with the rubric
-`support-judged` sees more.
+They count words and phrases, so they see the form of an answer and not whether it is true. A judge with the
+rubric `support-judged` sees more.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?", re.IGNORECASE)
 _CLOSES = re.compile(r"[.!?][\"')]*\s*$")
 FULL_COURTESY = 2
 """Courtesy phrases that earn the full score; more earn less, so that repeating them does not pay."""
-_COMMON = frozenset(
-    "about after again also been before being could does doing from have here into just like more much"
-    " need only other over said same should some such than that their them then there they this those"
-    " through very want were what when where which while will with would your yours".split()
-)
+_COMMON = frozenset((
+    "about", "after", "again", "also", "been", "before", "being", "could", "does", "doing",
+    "from", "have", "here", "into", "just", "like", "more", "much", "need", "only", "other",
+    "over", "said", "same", "should", "some", "such", "than", "that", "their", "them", "then",
+    "there", "they", "this", "those", "through", "very", "want", "were", "what", "when", "where",
+    "which", "while", "will", "with", "would", "your", "yours",
+))  # fmt: skip
 
 
 def courtesy(completions: Sequence[str], prompt: str) -> list[float]:
