@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
-from ida_tui.config.axes import IDA_AXIS_NAMES  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES  # noqa: E402
 from ida_tui.events import codec  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402

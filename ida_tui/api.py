@@ -23,10 +23,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ida_tui.config import consent
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.trust import consent
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
@@ -36,6 +36,7 @@ from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import ResumePoint, find_resume_point
 from ida_tui.runs.run import Run
+from ida_tui.runs.store import manifest
 
 __all__ = ["Run", "load_run", "run"]
 
@@ -188,6 +189,15 @@ def data_has_changed(directory: RunDirectory, config: Config) -> bool:
         and before.trained_on() == after.model_copy(update={"digest": before.digest}).trained_on()
     )
     return same_source and before.digest != after.digest
+
+
+def model_has_changed(directory: RunDirectory, config: Config) -> bool:
+    """Whether a run resumes with another GGUF file than the one it started with."""
+    before = manifest.read(directory.manifest).get("model_file")
+    now = manifest.model_file(config).get("model_file")
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return False
+    return before.get("fingerprint") != now.get("fingerprint")
 
 
 def _stop_session(session: Session) -> None:

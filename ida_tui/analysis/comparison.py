@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import Axis
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.errors import UsageError
 from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences, scored_by
 from ida_tui.judge.api_key import host_of

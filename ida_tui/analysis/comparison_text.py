@@ -17,7 +17,7 @@ from ida_tui.analysis.comparison import (
     score_curve,
 )
 from ida_tui.analysis.evaluation_table import DECIMALS
-from ida_tui.config.axes import Axis, format_score
+from ida_tui.config.scoring.axes import Axis, format_score
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import reward_change
 from ida_tui.events.weight_change import format_movement

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
-from ida_tui.config.axes import display_scale, format_score
 from ida_tui.config.conversation import chat_messages, system_context
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, RubricConfig
+from ida_tui.config.scoring.axes import display_scale, format_score
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
 from ida_tui.events.scoring import change_sentences, scored_by
@@ -95,7 +95,7 @@ def front_matter(inputs: CardInputs) -> dict[str, Any]:
 
 def hub_id(config: Config) -> str:
     """Hugging Face id of the base model; empty for a local folder or the embedded model."""
-    return "" if config.model.folder() is not None else config.model.path
+    return "" if config.model.is_local else config.model.path
 
 
 def base_license(config: Config) -> str:
@@ -104,7 +104,10 @@ def base_license(config: Config) -> str:
         return one_line(config.model.licence)
     if config.model.path == "embedded":
         return "Apache-2.0"  # built for and shipped with ida-tui
-    folder = inspect_model(config.model).folder
+    files = inspect_model(config.model)
+    if files.gguf is not None:
+        return files.gguf.licence
+    folder = files.folder
     return _license_in_card(folder / "README.md") if folder else ""
 
 
@@ -201,6 +204,12 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
     if inputs.kind == "adapter" and inputs.config.model.path == "embedded":
         yield ""
         yield "The base model is included in ida-tui; its folder is `ida_tui.config.embedded.path()`."
+    elif inputs.kind == "adapter" and inspect_model(inputs.config.model).gguf is not None:
+        yield ""
+        yield (
+            f"The base model is {_escape_markdown(_base_name(inputs.config))}, which ida-tui unpacked into a"
+            " folder of its cache. A merged export needs no base model."
+        )
 
 
 def _training_section(inputs: CardInputs) -> Iterator[str]:
@@ -375,7 +384,7 @@ def _license_section(inputs: CardInputs) -> Iterator[str]:
 
 def _base_name(config: Config) -> str:
     """Public name of the base model; for a local folder, only the folder name."""
-    return hub_id(config) or config.model.name or Path(config.model.path).name
+    return config.model.public_name
 
 
 def _judge_name(inputs: CardInputs) -> str:

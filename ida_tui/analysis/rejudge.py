@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ida_tui.config.axes import Scores
 from ida_tui.config.schema import JudgeConfig, PromptKind, RubricConfig
+from ida_tui.config.scoring.axes import Scores
 from ida_tui.events.state import Completion
 from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ida_tui.cli.output.lines import print_status
-from ida_tui.config.consent import ConsentRequired, remember_answer
+from ida_tui.config.trust.consent import ConsentRequired, remember_answer
 
 
 def ask_for_consent(required: ConsentRequired) -> bool:

@@ -194,7 +194,7 @@ def _dispatch_with_consent(arguments: list[str]) -> ExitCode:
         return _dispatch(arguments)
     except UsageError as error:
         from ida_tui.cli.consent import ask_for_consent
-        from ida_tui.config.consent import ConsentRequired
+        from ida_tui.config.trust.consent import ConsentRequired
 
         if not isinstance(error, ConsentRequired) or not ask_for_consent(error):
             raise

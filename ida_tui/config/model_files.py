@@ -9,28 +9,29 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ida_tui.config import embedded
-from ida_tui.config.model_safety import (
+from ida_tui.config.models import gguf
+from ida_tui.config.models.gguf_header import GgufError
+from ida_tui.config.models.source import HUB_ID_PATTERN, find_source
+from ida_tui.config.schema import ModelConfig
+from ida_tui.config.trust.model_safety import (
     MAX_CONFIG_BYTES,
     Problem,
     folder_template,
     model_folder_problem,
     render_templates_safely,
 )
-from ida_tui.config.schema import ModelConfig
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import open_regular, read_bytes
 from ida_tui.util.text import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a weight file that is read; the format allows no longer one."""
-_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Linear layers of the attention; the others belong to the feed-forward block."""
@@ -98,11 +99,12 @@ class ModelShape:
 class ModelFiles:
     """Local files of a model and the facts read from them."""
 
-    location: Literal["embedded", "folder", "cache", "hub"]
-    """Shipped with ida-tui, in a local folder, in the Hugging Face cache, or only on the Hub."""
+    location: Literal["embedded", "folder", "gguf", "cache", "hub"]
+    """Shipped with ida-tui, in a local folder or GGUF file, in the Hugging Face cache, or only on the Hub."""
     folder: Path | None = None
+    """The folder that libraries load; None until the model is downloaded or unpacked."""
     complete: bool = False
-    """Whether config.json and at least one weight file exist."""
+    """Whether config.json and at least one weight file exist, or a whole GGUF file."""
     parameters: int | None = None
     """Published count, else counted from the headers of the weight files; None if unknown."""
     context_length: int | None = None
@@ -113,16 +115,21 @@ class ModelFiles:
     """Layer sizes from config.json, else from the profile."""
     stored_dtype: str = ""
     """Data type of the weight files, such as `bfloat16`; empty if config.json does not say."""
+    model_type: str = ""
+    """The architecture, named as in config.json; empty if it is unknown."""
+    gguf: gguf.GgufModel | None = None
+    """The model of a GGUF file."""
 
 
 def inspect_model(model: ModelConfig) -> ModelFiles:
     """The local files of a model: its folder, or its snapshot in the Hugging Face cache. Never raises."""
+    source = find_source(model.path)
+    if source.kind == "gguf":
+        return _inspect_gguf(model, source.place)
     location: Literal["embedded", "folder", "cache", "hub"] = "hub"
-    folder: Path | None = None
-    if model.path == "embedded":
-        location, folder = "embedded", embedded.model_folder()
-    elif is_directory(expand_home(model.path)):
-        location, folder = "folder", expand_home(model.path)
+    folder = source.place
+    if source.kind in ("embedded", "folder") and folder is not None:
+        location = source.kind
     elif (cached := _cached_snapshot(model)) is not None:
         location, folder = "cache", cached
     if folder is None:
@@ -144,23 +151,81 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
         size_gb=sum(_file_size(f) for f in files) / 1e9 if files else None,
         shape=_parse_shape(settings),
         stored_dtype=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
+        model_type=str(settings.get("model_type") or ""),
+    )
+
+
+def overflows_float16(model: ModelConfig) -> bool:
+    """Whether the model's activations exceed float16's range, as those of the Gemma family do."""
+    kind = inspect_model(model).model_type or model.shape.get("model_type") or Path(model.path).name
+    return str(kind).lower().startswith("gemma")
+
+
+def _inspect_gguf(model: ModelConfig, file: Path | None) -> ModelFiles:
+    try:
+        found = gguf.read_model(file) if file is not None else None
+        folder = gguf.unpacked_folder(file) if file is not None else None
+    except (OSError, GgufError):
+        found, folder = None, None
+    if found is None:
+        published = _parse_shape(model.shape) if model.shape else None
+        return ModelFiles(
+            "gguf", None, False, model.parameters, model.context_length, shape=published
+        )
+    return ModelFiles(
+        location="gguf",
+        folder=folder if folder is not None and is_directory(folder) else None,
+        complete=True,
+        parameters=found.parameters,
+        context_length=model.context_length
+        or _positive_int(found.settings["max_position_embeddings"]),
+        vocab_size=_positive_int(found.settings["vocab_size"]),
+        size_gb=found.size / 1e9,
+        shape=_parse_shape(found.settings),
+        stored_dtype=found.stored_dtype,
+        model_type=found.architecture,
+        gguf=found,
     )
 
 
 def model_problem(model: ModelConfig) -> Problem | None:
     """Problem and fix of a model's path or of its local files; None if the model can be used."""
-    if problem := _path_problem(model.path) or _override_problem(model):
+    source = find_source(model.path)
+    problem = source.problem or _override_problem(model)
+    if problem or source.kind == "embedded":
         return problem
-    if model.path == "embedded":
-        return None
-    folder = expand_home(model.path)
-    local = folder if is_directory(folder) else _cached_snapshot(model)
+    if source.kind == "gguf" and source.place is not None:
+        return _gguf_problem(source.place, model.path)
+    if source.kind == "folder" and source.place is not None:
+        problem = _folder_problem(source.place, model.path)
+        if problem:
+            return problem
+    local = source.place or _cached_snapshot(model)
     if local is None:
         return None
     if problem := model_folder_problem(local, [hub_cache()]):
         return problem
     if damage := find_damaged_weights(local):
         return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
+    return None
+
+
+def _gguf_problem(file: Path, shown: str) -> Problem | None:
+    try:
+        found = gguf.read_model(file)
+    except OSError as error:
+        return f"{shown} cannot be read: {error.strerror or error}", "check the file's permissions"
+    except GgufError as error:
+        return f"{shown} {error}", "choose another file, or the model's original: model=ORG/NAME"
+    if find_spec("gguf") is None:
+        return (
+            "a GGUF file needs the package gguf, which is not installed",
+            "uv sync --extra gguf\nor pip install gguf",
+        )
+    if found.chat_template:
+        problem = render_templates_safely((found.chat_template,)).problem
+        if problem:
+            return f"the chat template in {shown} {problem}", "use another copy of the model"
     return None
 
 
@@ -181,37 +246,31 @@ def chat_template_of(model: ModelConfig) -> str:
     """The chat template of a model on this machine; empty if it has none or is not here."""
     if model.chat_template is not None:
         return model.chat_template
-    folder = inspect_model(model).folder
-    return folder_template(folder) if folder is not None else ""
+    files = inspect_model(model)
+    if files.gguf is not None:
+        return files.gguf.chat_template
+    return folder_template(files.folder) if files.folder is not None else ""
 
 
-def _path_problem(path: str) -> Problem | None:
-    if not path.strip():
-        return "the model has no path", "set the path to a folder or a Hugging Face id"
-    if path == "embedded":
+def _folder_problem(folder: Path, path: str) -> Problem | None:
+    settings = read_config_json(folder)
+    if isinstance(settings, dict):
         return None
-    folder = expand_home(path)
-    if is_directory(folder):
-        settings = read_config_json(folder)
-        if isinstance(settings, dict):
-            return None
-        if is_file(folder / "adapter_config.json"):
-            return (
-                f"{path} contains an adapter, not a model",
-                "set the path to the base model; training cannot start from an adapter alone",
-            )
+    if is_file(folder / "adapter_config.json"):
         return (
-            f"{path} is not a usable model folder: {settings}",
-            "set the path to a folder with config.json, the tokenizer and *.safetensors",
+            f"{path} contains an adapter, not a model",
+            "set the path to the base model; training cannot start from an adapter alone",
         )
-    if is_file(folder):
-        return f"{path} is a file", "set the path to the folder of the model"
-    if not _HUB_ID_PATTERN.fullmatch(path) or path.count("/") > 1:
+    files = [file.name for file in _glob_sorted(folder, "*.gguf")]
+    if files:
         return (
-            f"the folder {path} does not exist",
-            "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
+            f"{path} contains no model folder, but GGUF files",
+            f"name the file: model.path={path.rstrip('/')}/{files[0]}",
         )
-    return None
+    return (
+        f"{path} is not a usable model folder: {settings}",
+        "set the path to a folder with config.json, the tokenizer and *.safetensors",
+    )
 
 
 def read_config_json(folder: Path) -> dict[str, object] | str:
@@ -273,7 +332,7 @@ def hub_cache() -> Path:
 
 
 def _cached_snapshot(model: ModelConfig) -> Path | None:
-    if not _HUB_ID_PATTERN.fullmatch(model.path):
+    if not HUB_ID_PATTERN.fullmatch(model.path):
         return None
     repository = hub_cache() / f"models--{model.path.replace('/', '--')}"
     revision = model.revision or "main"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ida_tui.config import profiles
-from ida_tui.config.judge_checks import PANEL_KEYS
+from ida_tui.config.scoring_checks.judge import PANEL_KEYS
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node
 
 

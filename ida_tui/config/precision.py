@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ida_tui.config.model_files import overflows_float16
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.config.sections.training import TrainingConfig
 
@@ -131,7 +132,7 @@ def resolve_precision(config: Config, device: DeviceName) -> PrecisionRecipe:
         # accelerate would silently ignore it.
         notes.append("fp16 autocast is not available on the CPU; training in float32 instead")
     weights, weight_notes = _resolve_weights(config.model, training, device)
-    autocast = _resolve_autocast(training, device, weights)
+    autocast = _resolve_autocast(config.model, training, device, weights)
     row = _find_row(device, training.method, weights, autocast)
     optim: str = training.optim
     if optim == "auto":
@@ -185,10 +186,23 @@ def _find_row(
     )
 
 
-def _resolve_autocast(training: TrainingConfig, device: DeviceName, weights: WeightFormat) -> str:
+def _auto_rows(
+    model: ModelConfig, training: TrainingConfig, device: DeviceName
+) -> list[PrecisionRow]:
+    """The rows for a device and a method; the first one that fits the settings is used for `auto`."""
+    rows = [r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method)]
+    if rows[0].autocast == "fp16" and overflows_float16(model):
+        rows = [r for r in rows if r.autocast != "fp16"]
+        rows.sort(key=lambda r: (r.autocast != "bf16", r.weights != "bfloat16"))
+    return rows
+
+
+def _resolve_autocast(
+    model: ModelConfig, training: TrainingConfig, device: DeviceName, weights: WeightFormat
+) -> str:
     """The requested autocast; for `auto`, that of the first matching row of the table."""
     if training.fp16 == "auto" and training.bf16 == "auto":
-        rows = (r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method))
+        rows = _auto_rows(model, training, device)
         return next((r.autocast for r in rows if r.weights == weights), "none")
     default = {"mps": "fp16", "cuda": "bf16", "cpu": "none"}[device]
     fp16 = training.fp16 is True or (
@@ -203,11 +217,11 @@ def _resolve_weights(
     model: ModelConfig, training: TrainingConfig, device: DeviceName
 ) -> tuple[WeightFormat, list[str]]:
     if model.torch_dtype == "auto":
-        rows = (r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method))
+        rows = _auto_rows(model, training, device)
         if training.optim in KAHAN_OPTIMIZERS:
             return "bfloat16", []
         if training.bf16 is True:
-            rows = (r for r in rows if r.autocast == "bf16")
+            rows = [r for r in rows if r.autocast == "bf16"]
         return next(row.weights for row in rows), []
     if model.torch_dtype == "float16" and device == "cpu":
         return "float32", ["float16 weights are not supported on the CPU; loading them as float32"]

@@ -20,14 +20,15 @@ from pydantic import BaseModel
 
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
-from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
+from ida_tui.config.models.source import names_model_file
 from ida_tui.config.panel import with_panel, without_stale_member_facts
 from ida_tui.config.profiles import SECTIONS, ProfileKind
-from ida_tui.config.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
+from ida_tui.config.scoring.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.templates.override import with_template_text
+from ida_tui.config.trust.consent import ALL_USES, Use, is_own, require_consent
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -337,7 +338,7 @@ def _has_other_axes(base: Node, values: Mapping[str, Node]) -> bool:
 def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
     """A section given by profile name.
 
-    A model can also be a folder or a Hugging Face id, a rubric also a Python file of reward functions, and
+    A model can also be any `model.path`, a rubric also a Python file of reward functions, and
     prompts a data file or a dataset.
     """
     if kind == "prompts" and names_data(name):
@@ -347,7 +348,7 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         return parse_yaml(json.dumps(rubric_of_file(name, origin.file)), origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
-    if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):
+    if HUB_ID_PATTERN.fullmatch(name) or names_model_file(name) or is_directory(expand_home(name)):
         path = str(expand_home(name))
         entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
@@ -360,7 +361,9 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
     try:
         return profiles.load_profile(kind, name, origin, section)
     except UsageError as error:
-        error.hint += "\na folder or a Hugging Face id such as Qwen/Qwen3-0.6B also works"
+        error.hint += (
+            "\na folder, a .gguf file, ollama:NAME or an id such as Qwen/Qwen3-0.6B also works"
+        )
         raise
 
 

@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ida_tui.config import embedded
+from ida_tui.config.models.source import PREFIXES, find_source
 from ida_tui.config.prompts import Message as Message
 from ida_tui.config.prompts import Prompt as Prompt
 from ida_tui.config.prompts import PromptKind as PromptKind
 from ida_tui.config.prompts import PromptSet as PromptSet
-from ida_tui.config.rubric import RubricAxis as RubricAxis
-from ida_tui.config.rubric import RubricConfig as RubricConfig
+from ida_tui.config.scoring.rubric import RubricAxis as RubricAxis
+from ida_tui.config.scoring.rubric import RubricConfig as RubricConfig
 from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.config.sections.training import TrainingConfig
@@ -39,7 +39,8 @@ class ModelConfig(Section):
     description: str = ""
     """One-line summary shown in lists."""
     path: str
-    """`embedded`, a folder on disk, or a Hugging Face model id."""
+    """`embedded`, a Hugging Face model id, a folder, a .gguf file, `package:NAME/FILE` in an installed
+    package, `ollama:NAME`, or `lmstudio:PUBLISHER/MODEL`."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face model."""
     trust_remote_code: bool = False
@@ -64,11 +65,23 @@ class ModelConfig(Section):
     """License of the base weights, for model cards."""
 
     def folder(self) -> Path | None:
-        """The local folder of the model; None for a Hugging Face model."""
-        if self.path == "embedded":
-            return embedded.model_folder()
-        path = Path(self.path).expanduser()
-        return path if path.is_dir() else None
+        """The local folder of the model; None for a Hugging Face model, and for a model that is missing.
+
+        A GGUF file is unpacked into this folder when the model is loaded.
+        """
+        return find_source(self.path).folder()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path names a model on this machine, whether or not it is there."""
+        return find_source(self.path).kind != "hub"
+
+    @property
+    def public_name(self) -> str:
+        """Name of the model without the folders of this machine."""
+        if not self.is_local or self.path.startswith(PREFIXES):
+            return self.path
+        return self.name or Path(self.path).name
 
 
 class Price(Section):

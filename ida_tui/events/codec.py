@@ -21,7 +21,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ida_tui.config.axes import IDA_AXIS_NAMES, MAX_AXES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES, MAX_AXES
 from ida_tui.events.types import (
     MAX_NUMBER,
     MAX_ROLLOUT_ROWS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ida_tui.config.axes import Scores
+from ida_tui.config.scoring.axes import Scores
 from ida_tui.events.values import AnswerShare, EvaluationFigure, EverydayFigures, JudgeCost
 
 EvaluationMoment = Literal["before", "during", "after"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from ida_tui.config.axes import IDA_REWARD
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
 from ida_tui.events.everyday import everyday_sentence
 from ida_tui.events.values import AnswerShare

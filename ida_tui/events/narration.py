@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ida_tui.config.axes import format_score
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.axes import format_score
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import changed_shares, counted_conclusion, reward_change
 from ida_tui.events.scoring import scored_by

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 
 PART_NAMES: Mapping[str, str] = {
     "judge": "the judge",

@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice, zip_longest
 from typing import TypedDict
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.active_time import resumed_times, seconds_between
 from ida_tui.events.held_out import evaluations_until, in_order, without_prompts

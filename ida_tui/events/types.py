@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, TypeAlias
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Scores
-from ida_tui.config.axes import Axis as Axis
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Scores
+from ida_tui.config.scoring.axes import Axis as Axis
 from ida_tui.events.evaluation import EvaluationFinished as EvaluationFinished
 from ida_tui.events.evaluation import EvaluationMoment as EvaluationMoment
 from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgressed

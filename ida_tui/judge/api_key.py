@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ida_tui.config.consent import OPENAI_KEY_VARIABLE
-from ida_tui.config.endpoint import OPENAI_BASE_URL as OPENAI_BASE_URL
-from ida_tui.config.endpoint import base_url_problem
-from ida_tui.config.endpoint import host_of as host_of
-from ida_tui.config.endpoint import is_local as is_local
 from ida_tui.config.schema import JudgeConfig, JudgeKey
+from ida_tui.config.trust.consent import OPENAI_KEY_VARIABLE
+from ida_tui.config.trust.endpoint import OPENAI_BASE_URL as OPENAI_BASE_URL
+from ida_tui.config.trust.endpoint import base_url_problem
+from ida_tui.config.trust.endpoint import host_of as host_of
+from ida_tui.config.trust.endpoint import is_local as is_local
 from ida_tui.errors import UsageError
 from ida_tui.judge.errors import OFFLINE_HINT, JudgeUnavailable
 

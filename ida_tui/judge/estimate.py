@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 from ida_tui.config.conversation import longest_prompt_characters
-from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.scoring_checks.judge import RETIREMENT_NOTICE_DAYS
 from ida_tui.judge.backends.openai.group import group_system_message
 from ida_tui.judge.backends.openai.prompt import system_message
 

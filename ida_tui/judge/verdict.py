@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from ida_tui.config.axes import JUDGED_RANGE, Scores
 from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
+from ida_tui.config.scoring.axes import JUDGED_RANGE, Scores
 from ida_tui.events.values import JudgeMember
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores

@@ -17,8 +17,8 @@ from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
-from ida_tui.config.reward_files import named_functions
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
+from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
@@ -32,7 +32,7 @@ from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
 from ida_tui.util.format import format_cost, format_size
-from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.paths import cache_folder, display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
 _LABEL_WIDTH = 13
@@ -186,6 +186,15 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
     if files.location == "folder" and files.folder is not None:
         state = size if files.complete else ", without weight files (*.safetensors)"
         return f"on this machine, in {display_path(files.folder)}{state}"
+    if files.gguf is not None:
+        packed = f"{display_path(files.gguf.file)}, {files.gguf.quantization}{size}"
+        unpacked = f"{format_size(files.gguf.unpacked_bytes)} in {files.stored_dtype}"
+        done = "unpacked" if files.folder is not None else "to be unpacked once"
+        return (
+            f"on this machine, in {packed}\n{done} to {unpacked}, in {display_path(cache_folder())}"
+        )
+    if files.location == "gguf":
+        return "not on this machine"
     if files.location == "cache":
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"

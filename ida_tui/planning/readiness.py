@@ -19,7 +19,7 @@ from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning.preview import choose_planned_device, key_source
 from ida_tui.util.finding import Finding
 from ida_tui.util.format import format_size
-from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.paths import cache_folder, display_path, expand_home
 
 LOW_DISK_GB = 2.0
 """Free disk space, in GB, below which a note appears; only a full-model checkpoint is large."""
@@ -100,6 +100,13 @@ def _check_model(config: Config) -> Iterator[Finding]:
                 "the model folder has no *.safetensors files",
                 "set model.path to a complete folder",
             )
+    elif files.gguf is not None:
+        yield Finding("good", "model", f"on this machine, {files.gguf.quantization}{size}")
+        if files.folder is None:
+            needed = files.gguf.unpacked_bytes / 1e9
+            yield from _check_free_space(
+                needed, cache_folder(), "the unpacked model", "IDA_TUI_CACHE_DIR"
+            )
     elif files.location == "cache" and files.complete:
         yield Finding("good", "model", f"downloaded{size}")
     else:
@@ -108,7 +115,7 @@ def _check_model(config: Config) -> Iterator[Finding]:
         text = "partly downloaded" if files.location == "cache" else "not downloaded yet"
         yield Finding("note", "model", f"{text} ({total})", f"hf download {config.model.path}")
         if size_gb is not None:
-            yield from _check_free_space(size_gb, hub_cache(), "the download")
+            yield from _check_free_space(size_gb, hub_cache(), "the download", "HF_HOME")
 
 
 def _check_key(config: Config, folder: Path) -> Finding:
@@ -159,14 +166,16 @@ def _check_disk(config: Config) -> Iterator[Finding]:
         yield Finding("good", "disk", f"{free:.0f} GB free in {display_path(output_dir)}")
 
 
-def _check_free_space(needed: float, folder: Path, purpose: str) -> Iterator[Finding]:
+def _check_free_space(
+    needed: float, folder: Path, purpose: str, variable: str
+) -> Iterator[Finding]:
     free = _free_gb(_nearest_ancestor(folder, Path.is_dir))
     if free is not None and free < needed:
         yield Finding(
             "error",
             "disk",
             f"{free:.1f} GB free, but {purpose} needs {needed:.1f} GB",
-            f"free up space in {display_path(folder)}, or set HF_HOME to another disk",
+            f"free up space in {display_path(folder)}, or set {variable} to another disk",
         )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
 
-from ida_tui.config.axes import Axis, Scores
 from ida_tui.config.conversation import chat_messages, prompt_context
-from ida_tui.config.rubric import RubricConfig
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.axes import Axis, Scores
+from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.formulas import Formula, rubric_formula
 from ida_tui.rewards.functions import RewardFunctions, RewardRow

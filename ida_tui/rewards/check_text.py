@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ida_tui.config.axes import format_score
+from ida_tui.config.scoring.axes import format_score
 from ida_tui.rewards.check import ASSUMED_SCORE, RewardCheckReport
 from ida_tui.rewards.known_answers import ANSWER_KINDS
 from ida_tui.util.format import UNKNOWN, format_significant

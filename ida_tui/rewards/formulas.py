@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import (
+from ida_tui.config.schema import RubricConfig
+from ida_tui.config.scoring.axes import (
     FORMULA_NAMES,
     IDA_AXES,
     IDA_AXIS_NAMES,
@@ -22,7 +23,6 @@ from ida_tui.config.axes import (
     Axis,
     formula_names,
 )
-from ida_tui.config.schema import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.r_ida import MAX_SCORE, r_ida
 from ida_tui.util import plugins

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.rewards.function_results import AxisScores, read_results
 from ida_tui.rewards.rows import RewardRow
 from ida_tui.rewards.signature import Signature

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import cast
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.rewards.signature import FunctionForm
 from ida_tui.util.plugin_threads import PluginFailure
 from ida_tui.util.text import quoted

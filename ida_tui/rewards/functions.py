@@ -24,8 +24,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from ida_tui.config.reward_files import display_reference
-from ida_tui.config.rubric import RubricConfig
+from ida_tui.config.scoring.reward_files import display_reference
+from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.function_call import Function, FunctionCall
 from ida_tui.rewards.load_function import load_function

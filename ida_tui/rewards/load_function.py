@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ida_tui.config.reward_files import (
+from ida_tui.config.scoring.reward_files import (
     COMPLETION_PARAMETERS,
     FunctionReference,
     function_names,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from ida_tui.config.reward_files import BUILT_IN_PARAMETERS
+from ida_tui.config.scoring.reward_files import BUILT_IN_PARAMETERS
 from ida_tui.errors import UsageError
 
 FunctionForm = Literal["batch", "group", "single"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ida_tui.config.consent import RESUME_USES, ConsentRequired, remember_run
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
+from ida_tui.config.trust.consent import RESUME_USES, ConsentRequired, remember_run
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import memory

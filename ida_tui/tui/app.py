@@ -29,7 +29,7 @@ from ida_tui.tui.screens.launch.screen import LaunchScreen
 from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
-    from ida_tui.config.consent import ConsentRequired
+    from ida_tui.config.trust.consent import ConsentRequired
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_SECONDS = 0.25
@@ -191,7 +191,7 @@ class IdaApp(App[None]):
             error: the error.
             retry: repeats what failed. It is called if only an agreement was missing and the person agrees.
         """
-        from ida_tui.config.consent import ConsentRequired
+        from ida_tui.config.trust.consent import ConsentRequired
 
         if retry is not None and isinstance(error, ConsentRequired):
             self.ask_for_consent(error, retry)
@@ -205,7 +205,7 @@ class IdaApp(App[None]):
             if not agreed:
                 self.notify("You did not agree. Nothing was sent, run, or written.")
                 return
-            from ida_tui.config.consent import remember_answer
+            from ida_tui.config.trust.consent import remember_answer
 
             try:
                 remember_answer(required)

@@ -16,10 +16,10 @@ from ida_tui.analysis.rescore import rescore
 from ida_tui.cli.output.comparison import comparison_lines
 from ida_tui.cli.output.rescore import rescore_lines
 from ida_tui.cli.output.runs import summary_line
-from ida_tui.config.axes import Axis, display_scale
 from ida_tui.config.resolve import resolve, to_yaml
-from ida_tui.config.rubric import RubricAxis
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.axes import Axis, display_scale
+from ida_tui.config.scoring.rubric import RubricAxis
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.narration import event_lines

@@ -22,8 +22,8 @@ from ida_tui.analysis.model_card import CardInputs, render_card
 from ida_tui.analysis.report.figures import failed_percent
 from ida_tui.analysis.report.select import LIST_LENGTH, select_completions
 from ida_tui.analysis.report.write import write_report
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory

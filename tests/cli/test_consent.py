@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ida_tui.config import consent
 from ida_tui.config.embedded import model_folder
+from ida_tui.config.trust import consent
 from ida_tui.sweep import preflight
 from tests.support.judge_server import ScriptedJudge
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ida_tui.config.checks import check_config
-from ida_tui.config.consent import ConsentRequired, consents_of_run
 from ida_tui.config.listing import render_profile
 from ida_tui.config.profiles import user_root
 from ida_tui.config.resolve import resolve, resolve_profile, to_yaml
 from ida_tui.config.schema import Config, JudgeConfig, Prompt
+from ida_tui.config.trust.consent import ConsentRequired, consents_of_run
 from ida_tui.errors import UsageError
 from ida_tui.planning.preview import count_judge_calls, render_preview
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.loop import train
 from ida_tui.events import types as ev

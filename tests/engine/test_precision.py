@@ -16,11 +16,11 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat

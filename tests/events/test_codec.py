@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ida_tui.config.axes import MAX_AXES, Axis
+from ida_tui.config.scoring.axes import MAX_AXES, Axis
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.log.reader import read_events

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, event_metrics, step_metrics
 from ida_tui.events.sinks.csv import CsvSink

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window

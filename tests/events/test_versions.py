@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.narration import event_lines

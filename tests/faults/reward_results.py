@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.rewards.function_results import read_results
 from ida_tui.util.plugin_threads import PluginFailure
 

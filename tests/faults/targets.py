@@ -26,9 +26,9 @@ import yaml
 from ida_tui.cli.main import main
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
-from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.events import codec, narration
 from ida_tui.events import types as ev

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.config.yaml_tree import Origin, parse_yaml
 from ida_tui.errors import UsageError
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig, Price, RubricConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.judge.api_key import is_local, load_api_key
 from ida_tui.judge.backends.openai.capabilities import (

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from tests.support.judge_server import ScriptedJudge, Status, verdict_for
 
 KEY = "sk-test-0123456789abcdef"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from tests.support.judge_server import (
     MODEL,
     Behavior,

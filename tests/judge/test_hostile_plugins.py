@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.errors import ExitCode
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.verdict import JudgeRequest

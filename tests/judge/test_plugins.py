@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError, load_run
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.errors import UsageError
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.schema import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.estimate import retirement_warning

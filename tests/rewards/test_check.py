@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import Scores
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, Prompt
+from ida_tui.config.scoring.axes import Scores
 from ida_tui.errors import UsageError
 from ida_tui.rewards.check import MADE_UP_IDS, RewardCheckReport, check_rewards
 from ida_tui.rewards.check_text import as_json, render_report

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.axes import Axis, judged_axis
 from ida_tui.config.schema import RubricConfig
+from ida_tui.config.scoring.axes import Axis, judged_axis
 from ida_tui.errors import UsageError
 from ida_tui.rewards.formulas import parse_formula, rubric_formula
 from tests.support.scores import ida_scores

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.rubric import RubricAxis, RubricConfig
+from ida_tui.config.scoring.rubric import RubricAxis, RubricConfig
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.rewards.functions import ComputedScores, RewardFunctions, RewardRow
 from ida_tui.util.plugin_output import plugin_output_log

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ida_tui.config.axes import IDA_REWARD
 from ida_tui.config.schema import PromptKind
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.engine.inference.chat import (
     MODELS,
     AnswerFinished,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.judge.backends.offline.heuristic import OfflineScore, OfflineScorer

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.axes import IDA_AXES, Axis, judged_axis
+from ida_tui.config.scoring.axes import IDA_AXES, Axis, judged_axis
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from tests.support.scripted_session import run_ended, run_started

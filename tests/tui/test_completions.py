@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion
 from ida_tui.tui.app import IdaApp

@@ -11,10 +11,11 @@ import yaml
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from ida_tui.config import consent, profiles
+from ida_tui.config import profiles
 from ida_tui.config.embedded import model_folder
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
+from ida_tui.config.trust import consent
 from ida_tui.engine.inference.chat import Idle, _AskCommand, _Turn
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.tui.app import IdaApp

@@ -11,7 +11,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.widgets.plot import PlotLine, draw_plot

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.errors import IdaError
 from ida_tui.events.types import Record
 from ida_tui.tui.app import IdaApp

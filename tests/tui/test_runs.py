@@ -12,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp

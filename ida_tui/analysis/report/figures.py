@@ -22,7 +22,7 @@ from ida_tui.analysis.report.plots import (
     thin_curve,
 )
 from ida_tui.analysis.report.tables import first_alert_number
-from ida_tui.config.axes import IDA_AXES, Axis, display_scale
+from ida_tui.config.scoring.axes import IDA_AXES, Axis, display_scale
 from ida_tui.events import held_out
 from ida_tui.events import types as ev
 from ida_tui.util.statistics import mean_of_known

@@ -20,7 +20,7 @@ from ida_tui.analysis.report.tables import (
     PlanRow,
     StepRow,
 )
-from ida_tui.config.axes import Axis
+from ida_tui.config.scoring.axes import Axis
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
-from ida_tui.config.axes import format_score
 from ida_tui.config.conversation import context_lines
+from ida_tui.config.scoring.axes import format_score
 from ida_tui.events.state import Completion, RunState
 from ida_tui.events.types import CompletionScored
 from ida_tui.util.format import UNKNOWN, format_number, format_signed

@@ -17,7 +17,7 @@ from ida_tui.analysis.evaluation_table import (
 )
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
-from ida_tui.config.axes import Axis, format_score
+from ida_tui.config.scoring.axes import Axis, format_score
 from ida_tui.events import types as ev
 from ida_tui.events.narration import estimate_note
 from ida_tui.events.state import RunState

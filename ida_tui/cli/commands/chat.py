@@ -68,8 +68,8 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
-    from ida_tui.config.consent import CONSENT_KEYS, Use, is_consent_key
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.trust.consent import CONSENT_KEYS, Use, is_consent_key
     from ida_tui.runs.catalog.lookup import find_run
 
     lines = _uses_lines(options)
@@ -82,7 +82,7 @@ def run(options: Namespace) -> ExitCode:
     uses: tuple[Use, ...] = ("code", "judge", "functions") if options.judge else ("code",)
     trusted = resolve(str(directory.config), options.overrides, uses=uses).config
     if not lines:
-        from ida_tui.config.consent import remember_run
+        from ida_tui.config.trust.consent import remember_run
         from ida_tui.tui.main import run_app
 
         if options.overrides:

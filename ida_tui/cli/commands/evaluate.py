@@ -117,8 +117,8 @@ def run(options: Namespace) -> ExitCode:
 
 
 def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
-    from ida_tui.config.consent import Use, is_consent_key
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.trust.consent import Use, is_consent_key
 
     for override in options.overrides:
         key = override.partition("=")[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines
-from ida_tui.config.axes import FORMULA_NAMES
+from ida_tui.config.scoring.axes import FORMULA_NAMES
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import quoted
 
@@ -53,8 +53,8 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, rescore_lines
-    from ida_tui.config.axes import IDA_AXES, WEIGHTED
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.scoring.axes import IDA_AXES, WEIGHTED
     from ida_tui.events.scoring import change_sentences
     from ida_tui.rewards.formulas import parse_formula
     from ida_tui.runs.catalog.lookup import find_run

@@ -56,7 +56,7 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: there is no such run, it is complete or still running, or it cannot start.
     """
-    from ida_tui.api import config_for_resume, data_has_changed
+    from ida_tui.api import config_for_resume, data_has_changed, model_has_changed
     from ida_tui.cli import train
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
@@ -88,6 +88,8 @@ def run(options: Namespace) -> ExitCode:
     config = config_for_resume(directory, [*variant_overrides, *options.overrides])
     if data_has_changed(directory, config):
         print_status("! The data of the run has changed: its digest is not the one it started with")
+    if model_has_changed(directory, config):
+        print_status("! The model's file has changed: it is not the one that the run started with")
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.cli.background import resume_in_background

@@ -14,9 +14,9 @@ from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util import text
 
 if TYPE_CHECKING:
-    from ida_tui.config.axes import Scores
-    from ida_tui.config.consent import Use
     from ida_tui.config.schema import Config
+    from ida_tui.config.scoring.axes import Scores
+    from ida_tui.config.trust.consent import Use
     from ida_tui.rewards.check import JudgedScores
     from ida_tui.rewards.known_answers import KnownAnswer
     from ida_tui.rewards.rows import TokenIds
@@ -75,8 +75,8 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--gold-format has no {}", "such as --gold-format '<answer>{}</answer>'")
     from ida_tui.cli.output.reward import reward_header
     from ida_tui.config.resolve import resolve
-    from ida_tui.config.reward_files import is_function_key
-    from ida_tui.config.rubric_checks import check_rubric
+    from ida_tui.config.scoring.reward_files import is_function_key
+    from ida_tui.config.scoring_checks.rubric import check_rubric
     from ida_tui.config.validation import origin_of
     from ida_tui.rewards.check import check_rewards
     from ida_tui.rewards.check_text import as_json, render_report

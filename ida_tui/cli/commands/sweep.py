@@ -78,7 +78,7 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot run.
     """
-    from ida_tui.config.consent import is_consent_key
+    from ida_tui.config.trust.consent import is_consent_key
     from ida_tui.sweep import directory
 
     if options.show is not None or options.resume is not None:

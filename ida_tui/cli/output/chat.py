@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ida_tui.cli.output.lines import print_status
-from ida_tui.config.axes import IDA_REWARD
 from ida_tui.config.schema import PromptKind
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.engine.inference.chat import (
     MODELS,
     AnswerFinished,

@@ -10,7 +10,7 @@ from ida_tui.analysis.comparison import (
     score_curve,
 )
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
-from ida_tui.config.axes import Axis, axis_title, display_scale, format_score
+from ida_tui.config.scoring.axes import Axis, axis_title, display_scale, format_score
 from ida_tui.util.format import format_number
 from ida_tui.util.sparkline import sparkline
 from ida_tui.util.text import table_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
-from ida_tui.config.axes import Scores
+from ida_tui.config.scoring.axes import Scores
 from ida_tui.util.sparkline import sparkline
 
 EXCERPT_LENGTH = 84

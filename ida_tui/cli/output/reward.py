@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ida_tui.config.reward_files import named_functions
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.reward_files import named_functions
 
 
 def reward_header(config: Config) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.config.axes import IDA_REWARD
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.util.text import as_json
 

@@ -266,8 +266,10 @@ class TableBuilder:
             row_id = ids[position]
             if not row_id:
                 return f"a row has none ({self._file.where(number)})"
-            if (first := seen.setdefault(row_id, number)) != number:
-                return f"two rows have {quoted(row_id)} ({self._file.where(first)} and {number})"
+            if (first := seen.setdefault(row_id, position)) != position:
+                # Rows of a YAML file may begin on the same line.
+                where = self._file.where(self._numbers[first])
+                return f"two rows have {quoted(row_id)} ({where} and {number})"
         return ""
 
     def _kind_codes(self) -> bytes:

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ida_tui.config.render_templates import MAX_CHARACTERS
 from ida_tui.config.schema import Config
+from ida_tui.config.trust.render_templates import MAX_CHARACTERS
 from ida_tui.config.yaml_tree import Origin
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import expand_home, is_file

@@ -9,8 +9,8 @@ import json
 import re
 
 from ida_tui.config.model_files import chat_template_of
-from ida_tui.config.model_safety import render_templates_safely
 from ida_tui.config.schema import Config, ModelConfig
+from ida_tui.config.trust.model_safety import render_templates_safely
 from ida_tui.util.finding import Finding, note_finding
 from ida_tui.util.thoughts import mentioned_tags, opened_thought
 

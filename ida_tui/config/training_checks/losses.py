@@ -1,4 +1,4 @@
-"""Checks of the loss and of how rollouts are divided into steps, as `trl.GRPOTrainer` requires them."""
+"""Checks of the loss and of its options, as `trl.GRPOTrainer` requires them."""
 
 from __future__ import annotations
 
@@ -96,39 +96,3 @@ def _check_level(training: TrainingConfig) -> Iterator[Finding]:
             f"{loss} sums over tokens, so each completion's ratio counts by its length",
             "set loss_type to grpo, as GSPO does",
         )
-
-
-def check_rollout_size(training: TrainingConfig) -> Iterator[Finding]:
-    """Errors about the completions of a rollout; nothing if a rollout serves one step, as by default."""
-    passes, size = training.steps_per_generation, training.generation_batch_size
-    if passes is None and size is None:
-        return
-    if passes is not None and size is not None:
-        yield error_finding(
-            "training.generation_batch_size",
-            "steps_per_generation and generation_batch_size say the same thing in two ways",
-            "remove one of them",
-            "training.steps_per_generation",
-        )
-        return
-    step = training.completions_per_step
-    if training.completions_per_rollout % step == 0:
-        return
-    accumulation = training.gradient_accumulation_steps
-    steps = max(1, -(-training.completions_per_rollout // step))
-    reason = (
-        "smaller than a step"
-        if training.completions_per_rollout < step
-        else "not a whole number of steps"
-    )
-    if passes is not None:
-        key, given, fix = "steps_per_generation", f"{passes} passes", steps * accumulation
-    else:
-        key, given, fix = "generation_batch_size", f"{size} completions", steps * step
-    yield error_finding(
-        f"training.{key}",
-        f"a rollout of {given} is {reason}: a step has {accumulation} passes, {step} completions",
-        f"set {key} to {fix}; to sample fewer completions at a time, set rollout_rows",
-        "training.gradient_accumulation_steps",
-        "training.per_device_train_batch_size",
-    )

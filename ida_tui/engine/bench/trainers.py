@@ -187,7 +187,7 @@ def build_bench_trainer(
         "train_dataset": Dataset.from_list(prompts), "peft_config": lora,
     }  # fmt: skip
     if trainer_name == "ours":
-        from ida_tui.config.axes import IDA_AXIS_NAMES
+        from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
         from ida_tui.engine.trainer.recorder import StepRecorder
         from ida_tui.events.types import StepFinished
 

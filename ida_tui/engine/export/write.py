@@ -172,10 +172,10 @@ def _copy_adapter(source: Path, folder: Path, config: Config) -> None:
     """Copy the adapter in PEFT's format; replace a local base model's path by its name."""
     for name in ADAPTER_FILES:
         shutil.copyfile(source / name, folder / name)
-    if config.model.folder() is not None:
+    if config.model.is_local:
         file = folder / "adapter_config.json"
         settings = json.loads(file.read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = config.model.name or Path(config.model.path).name
+        settings["base_model_name_or_path"] = config.model.public_name
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ from ida_tui.runs.store.evaluations import ComparedModel
 from ida_tui.util.thoughts import answer_of
 
 if TYPE_CHECKING:
-    from ida_tui.config.consent import ConsentRequired
+    from ida_tui.config.trust.consent import ConsentRequired
     from ida_tui.engine.inference.chat_models import ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
@@ -330,8 +330,8 @@ class Chat:
     def _judge_answers(
         self, config: Config, service: JudgeService | None, costs: JudgeCosts
     ) -> JudgeService | None:
-        from ida_tui.config.consent import ConsentRequired
         from ida_tui.config.resolve import resolve
+        from ida_tui.config.trust.consent import ConsentRequired
         from ida_tui.engine.inference.chat_scores import load_functions, with_computed
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget

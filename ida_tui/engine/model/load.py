@@ -13,17 +13,26 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
+from ida_tui.config.models.source import find_source
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
+from ida_tui.engine.model.unpack import unpack
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
 
 
 def model_source(model: ModelConfig) -> str:
-    """The folder or hub id that transformers loads the model from."""
-    return str(model.folder() or model.path)
+    """The folder or hub id that transformers loads the model from. A GGUF file is unpacked first.
+
+    Raises:
+        IdaError: the file cannot be unpacked.
+    """
+    source = find_source(model.path)
+    if source.kind == "gguf" and source.place is not None:
+        return str(unpack(source.place))
+    return str(source.place or model.path)
 
 
 def require_safe_files(model: ModelConfig) -> None:
@@ -151,6 +160,8 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
         raise _cannot_load(model, error) from error
     if problem:
         raise _cannot_load(model, ValueError(problem))
+    if find_source(model.path).kind == "gguf":
+        loaded.name_or_path = model.path  # PEFT writes it to adapter_config.json
     prepare_for_generation(loaded, tokenizer)
     return loaded
 
@@ -244,6 +255,12 @@ def _cannot_load(model: ModelConfig, error: Exception) -> Exception:
     detail = short_text(error) or type(error).__name__
     if not isinstance(error, OSError | ValueError | ImportError):
         detail = f"its files are damaged or do not belong together ({detail})"
+    source = find_source(model.path)
+    if source.kind == "gguf":
+        return IdaError(
+            f"cannot load {model.path}: {detail}",
+            "choose another GGUF file, or the model's original: model=ORG/NAME",
+        )
     folder = model.folder()
     if folder is not None:
         return IdaError(

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ida_tui.config.axes import Scores
 from ida_tui.config.conversation import chat_messages, prompt_context
 from ida_tui.config.prompts import shared_columns
 from ida_tui.config.repeated_prompts import repeated_held_out_note
-from ida_tui.config.rubric import RubricConfig
 from ida_tui.config.schema import EVERYDAY_TOKENS, Config, PromptKind
+from ida_tui.config.scoring.axes import Scores
+from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.engine.device.device import preserved_rng
 from ida_tui.engine.inference.evaluate import (
     SEED_OFFSET,

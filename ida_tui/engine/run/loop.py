@@ -14,10 +14,11 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ida_tui.config import consent, resolve
+from ida_tui.config import resolve
 from ida_tui.config.prompts import texts_of
-from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.scoring.reward_files import file_digests
+from ida_tui.config.trust import consent
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
 from ida_tui.engine.distributed.environment import per_rank_config, process_info
@@ -263,6 +264,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
         resumed_at=ev.current_timestamp(),
         argv=argv,
         data=manifest.data_files(config),
+        model=manifest.model_file(config),
         reward_files=file_digests(config.rubric),
     )
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.config import consent, resolve
+from ida_tui.config import resolve
+from ida_tui.config.trust import consent
 from ida_tui.engine.exceptions import PauseRequested, StoppedByAlert
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ResumeDecision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.config.reward_files import named_functions
+from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.config.axes import axis_title, format_score
+from ida_tui.config.scoring.axes import axis_title, format_score
 from ida_tui.events.alerts.window import AlertFinding, Window
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, get_args
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import (
     LENGTH_NAMES,

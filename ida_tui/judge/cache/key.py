@@ -10,8 +10,8 @@ from typing import Any
 
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.prompts import texts_of
-from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
+from ida_tui.config.scoring.reward_files import file_digests
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import group, prompt

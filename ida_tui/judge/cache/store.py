@@ -19,7 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ida_tui.config.axes import JUDGED_RANGE
+from ida_tui.config.scoring.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.judge.calibration.check import JudgeCheckReport
 from ida_tui.judge.calibration.labeled import measure_accuracy
 from ida_tui.util.format import format_cost, format_number

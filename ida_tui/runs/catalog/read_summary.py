@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from ida_tui.config.axes import IDA_REWARD
+from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.errors import UsageError
 from ida_tui.events import codec
 from ida_tui.events import types as ev

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis, Scores
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis, Scores
 from ida_tui.events.codec import upgrade_scores
 from ida_tui.events.values import AnswerShare, EverydayFigures
 from ida_tui.runs.directory import RunDirectory

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui import __version__
-from ida_tui.config.reward_files import file_digests
+from ida_tui.config.models import gguf
+from ida_tui.config.models.source import find_source
 from ida_tui.config.schema import Config
+from ida_tui.config.scoring.reward_files import file_digests
 from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.safe_files import write_text
@@ -49,9 +51,23 @@ def write(
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": git_revision(Path.cwd()),
         "data": data_files(config),
+        **model_file(config),
         **_reward_files(file_digests(config.rubric)),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
+
+
+def model_file(config: Config) -> dict[str, Any]:
+    """Name, size, fingerprint and digest of the model's GGUF file, as `model_file`; else empty."""
+    source = find_source(config.model.path)
+    if source.kind != "gguf" or source.place is None:
+        return {}
+    try:
+        facts = {"fingerprint": gguf.fingerprint(source.place)}
+        unpacked = read_json(gguf.unpacked_folder(source.place) / gguf.SOURCE_FILE)
+    except (OSError, ValueError):
+        return {}
+    return {"model_file": {**(unpacked if isinstance(unpacked, dict) else {}), **facts}}
 
 
 def _reward_files(digests: Mapping[str, str]) -> dict[str, Any]:
@@ -65,6 +81,7 @@ def record_resume(
     resumed_at: str,
     argv: Sequence[str],
     data: Sequence[Mapping[str, Any]] = (),
+    model: Mapping[str, Any] | None = None,
     reward_files: Mapping[str, str] | None = None,
 ) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
@@ -74,6 +91,7 @@ def record_resume(
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
         data: the data files of the prompts, from `data_files`.
+        model: what `model_file` says about the model.
         reward_files: the digests of the files of the reward functions.
     """
     manifest = read(path)
@@ -83,6 +101,7 @@ def record_resume(
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
         "data": list(data),
+        **(model or {}),
         **_reward_files(reward_files or {}),
     }
     earlier = manifest.get("resumed")

@@ -23,7 +23,7 @@ from ida_tui.analysis.comparison import (
     score_curve,
 )
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
-from ida_tui.config.axes import Axis, axis_title, display_scale
+from ida_tui.config.scoring.axes import Axis, axis_title, display_scale
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.actions import Scope, bindings_for

@@ -17,7 +17,7 @@ from ida_tui.errors import IdaError
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.consent import ConsentRequired
+    from ida_tui.config.trust.consent import ConsentRequired
 
 NO, YES = "no", "yes"
 

@@ -93,7 +93,7 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         if choice == STOP:
             self.dismiss(None)
             return
-        from ida_tui.config.consent import ConsentRequired
+        from ida_tui.config.trust.consent import ConsentRequired
 
         try:
             self.dismiss(self._answer(choice))

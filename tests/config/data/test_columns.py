@@ -136,6 +136,14 @@ def test_ids_that_repeat_are_made_unless_they_were_chosen() -> None:
         first_of(*rows, id="id")
 
 
+def test_ids_that_repeat_on_one_line_of_a_yaml_file_are_made() -> None:
+    Path("data.yaml").write_text(json.dumps([{"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}]))
+
+    prompts = PromptSet(source="data.yaml")
+
+    assert [prompt.id for prompt in prompts.rows()] == ["data:1", "data:2"]
+
+
 @pytest.mark.parametrize(
     ("row", "title"),
     [

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ida_tui.cli.main import main
-from ida_tui.config.consent import ConsentRequired
 from ida_tui.config.prompts import PromptRows, PromptSet
 from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.config.trust.consent import ConsentRequired
 from ida_tui.errors import UsageError
 
 SMALL_STEP = (

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import ida_tui
 from ida_tui.config import embedded
-from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.config.sections.training import LossType
 from ida_tui.engine.device import device
 from ida_tui.events.types import Noticed, Record

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ida_tui.config.conversation import Context
-from ida_tui.config.rubric import RubricConfig
+from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.judge.backends.openai.parse import (
     MAX_REPLY_CHARS,
     ParsedScores,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ida_tui.config.conversation import Context
-from ida_tui.config.rubric import RubricAxis, RubricConfig
+from ida_tui.config.scoring.rubric import RubricAxis, RubricConfig
 from ida_tui.util.text import join_words
 
 PROMPT_VERSION = 1

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.config.conversation import Context, context_lines
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
 from ida_tui.util.format import UNKNOWN

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import DataTable
 
-from ida_tui.config.axes import IDA_AXES, IDA_REWARD, format_score
+from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, format_score
 from ida_tui.tui.screens.completions.rows import CompletionPosition, CompletionRow, SortOrder
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 

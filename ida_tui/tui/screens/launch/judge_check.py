@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ida_tui.config.reward_files import named_functions
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.errors import IdaError
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import one_line

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ida_tui.config import listing
-from ida_tui.config.consent import ALL_USES, Use
 from ida_tui.config.profiles import ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.trust.consent import ALL_USES, Use
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.judge.api_key import load_api_key

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 
-from ida_tui.config.consent import Use
 from ida_tui.config.listing import value_rows
 from ida_tui.config.resolve import ResolvedExperiment, resolve
+from ida_tui.config.trust.consent import Use
 from ida_tui.config.yaml_tree import Value
 from ida_tui.errors import UsageError
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from textual.content import Content
 
-from ida_tui.config.axes import display_scale
+from ida_tui.config.scoring.axes import display_scale
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import CURVE_NAMES, curve
 from ida_tui.events.state import RunState

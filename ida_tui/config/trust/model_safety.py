@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config import render_templates
 from ida_tui.config.conversation import ChatMessage, chat_messages, system_context
+from ida_tui.config.trust import render_templates
 from ida_tui.util.safe_files import TEXT_SUFFIXES, read_bytes, unsafe_entry_problem
 from ida_tui.util.text import one_line, parse_json
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config import consent
-from ida_tui.config.consent import Consent, ConsentRequired
-from ida_tui.config.endpoint import base_url_problem, endpoint_of
 from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.config.trust import consent
+from ida_tui.config.trust.consent import Consent, ConsentRequired
+from ida_tui.config.trust.endpoint import base_url_problem, endpoint_of
 from ida_tui.errors import UsageError
 
 HOST = "https://judge.example/v1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui.config.resolve import resolve, to_yaml
-from ida_tui.config.reward_files import (
+from ida_tui.config.scoring.reward_files import (
     FunctionReference,
     file_digests,
     function_names,

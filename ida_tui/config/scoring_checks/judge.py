@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date
 
-from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.prompts import RUBRIC_COLUMN, Prompt
-from ida_tui.config.rubric_checks import check_rubric
 from ida_tui.config.schema import Config, JudgeConfig, JudgeSettings
+from ida_tui.config.scoring_checks.rubric import check_rubric
+from ida_tui.config.trust.endpoint import base_url_problem
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding, error_finding, note_finding

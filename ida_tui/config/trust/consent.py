@@ -26,8 +26,8 @@ from dotenv import dotenv_values
 
 from ida_tui.config import profiles
 from ida_tui.config.data.source import is_hub_id
-from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.schema import MAX_PANEL, Config, JudgeConfig
+from ida_tui.config.trust.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.util.paths import display_path, expand_home

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.rubric_checks import check_rubric
+from ida_tui.config.scoring_checks.rubric import check_rubric
 from ida_tui.util.finding import Finding
 from tests.config.test_checks import config
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from ida_tui.config.axes import (
+from ida_tui.config.scoring.axes import (
     IDA_AXES,
     IDA_AXIS_NAMES,
     IDA_REWARD,

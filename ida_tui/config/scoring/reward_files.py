@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ida_tui.config.axes import MAX_AXES
-from ida_tui.config.rubric import RubricConfig
+from ida_tui.config.scoring.axes import MAX_AXES
+from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.safe_files import read_bytes

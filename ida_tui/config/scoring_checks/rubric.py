@@ -8,15 +8,15 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import IDA_AXIS_NAMES, RESERVED_NAMES, Axis, formula_names
-from ida_tui.config.reward_files import (
+from ida_tui.config.schema import Config, RubricConfig
+from ida_tui.config.scoring.axes import IDA_AXIS_NAMES, RESERVED_NAMES, Axis, formula_names
+from ida_tui.config.scoring.reward_files import (
     BUILT_IN_PARAMETERS,
     defined_names,
     display_reference,
     parse_reference,
     required_parameters,
 )
-from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.arithmetic import (
