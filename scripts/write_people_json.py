@@ -75,7 +75,9 @@ def rows() -> Iterator[tuple[str, str, dict[str, object]]]:
     """Split, text and right answer of every row; each name and each city is as frequent as every other."""
     rng = random.Random(SEED)
     for split in SPLITS:
-        names, cities = (_repeat(words.split(), split.rows, rng) for words in (split.names, split.cities))
+        names, cities = (
+            _repeat(words.split(), split.rows, rng) for words in (split.names, split.cities)
+        )
         for number, (name, city) in enumerate(zip(names, cities, strict=True)):
             answer = {"name": name, "age": rng.choice(split.ages), "city": city}
             form = split.forms[number % len(split.forms)]
@@ -96,7 +98,9 @@ def main() -> None:
     for number, (split, text, answer) in enumerate(rows(), 1):
         held_out = "split: held-out, " if split != "train" else ""
         columns = f"columns: {{answer: '{json.dumps(answer)}'}}"
-        lines.append(f"  - {{id: row-{number:03}, {held_out}text: {json.dumps(text)}, {columns}}}\n")
+        lines.append(
+            f"  - {{id: row-{number:03}, {held_out}text: {json.dumps(text)}, {columns}}}\n"
+        )
     FILE.write_text("".join(lines), encoding="utf-8")
 
 
