@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ida_tui.config.schema import Config
 from ida_tui.config.scoring.axes import Axis
+from ida_tui.config.scoring.reward_files import functions_label
 from ida_tui.errors import UsageError
 from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences, scored_by
 from ida_tui.judge.api_key import host_of
@@ -86,10 +87,17 @@ def run_title(run: Run) -> str:
     return f"{run.experiment}/{run.directory.name}"
 
 
+def has_judge(run: Run) -> bool:
+    """Whether a judge scored the run's completions; true for a run that did not start."""
+    return run.state.run is None or bool(run.state.run.judge)
+
+
 def judge_label(run: Run) -> str:
-    """Name of the judge, with its host if known; `reward functions` if nothing was judged."""
+    """Name of the judge, with its host if known; the reward functions if nothing was judged."""
     name = run.state.run.judge if run.state.run else ""
     if run.state.run is not None and not name:
+        if not run.config_error and run.config.rubric.computed_axes:
+            return functions_label(run.config.rubric)
         return scored_by(name, run.state.axes) or "unknown"
     if run.config_error or run.config.judge.kind != "openai":
         return name or "unknown"

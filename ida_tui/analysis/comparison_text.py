@@ -10,6 +10,7 @@ from ida_tui.analysis.comparison import (
     RUN_LABELS,
     Comparison,
     compared_axes,
+    has_judge,
     judge_label,
     reward_title,
     rubric_label,
@@ -23,7 +24,15 @@ from ida_tui.events.held_out import reward_change
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
-from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_share
+from ida_tui.util.format import (
+    UNKNOWN,
+    format_cost,
+    format_count,
+    format_duration,
+    format_number,
+    format_share,
+    format_signed,
+)
 from ida_tui.util.intervals import binomial_interval
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known
@@ -55,7 +64,7 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     before: list[tuple[str, FormatCell]] = [
         ("status", lambda run: run.status.replace("_", " ")),
         ("steps", _format_steps),
-        ("judge", judge_label),
+        ("judge" if all(map(has_judge, comparison.runs)) else "scored by", judge_label),
         ("rubric", rubric_label),
         (
             reward_title(comparison.runs),
@@ -95,7 +104,7 @@ def format_change(first: float | None, last: float | None, digits: int) -> str:
     """First and last value, such as `0.296 → 0.753`; a dash if unknown."""
     if first is None or last is None:
         return UNKNOWN
-    return f"{first:.{digits}f} → {last:.{digits}f}"
+    return f"{format_number(first, digits)} → {format_number(last, digits)}"
 
 
 def format_agreement(checks: tuple[int, int]) -> str:
@@ -163,9 +172,9 @@ def _evaluation_rows(comparison: Comparison) -> Iterable[ComparisonRow]:
 
 def _evaluation_prompts(run: Run) -> str:
     if run.evaluation is not None:
-        return f"{run.evaluation.prompts}, {run.evaluation.prompt_count} prompts"
+        return f"{run.evaluation.prompts}, {format_count(run.evaluation.prompt_count, 'prompt')}"
     before = run.state.evaluation_before
-    return f"{before.prompts} held-out prompts" if before else UNKNOWN
+    return format_count(before.prompts, "held-out prompt") if before else UNKNOWN
 
 
 def _format_figure(run: Run, name: str) -> str:
@@ -178,11 +187,11 @@ def _format_figure(run: Run, name: str) -> str:
 
 
 def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if figure.unit == "share":
-        return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
-    digits = DECIMALS[figure.unit]
-    return f"{value:{sign}.{digits}f}"
+    scaled = 100 * value if figure.unit == "share" else value
+    if signed:
+        return format_signed(scaled, DECIMALS[figure.unit])
+    unit = "%" if figure.unit == "share" else ""
+    return f"{format_number(scaled, DECIMALS[figure.unit])}{unit}"
 
 
 def _held_out_reward(run: Run) -> str:
@@ -193,7 +202,7 @@ def _held_out_reward(run: Run) -> str:
     change = reward_change(before, after, run.state.reward_name)
     if change is None:
         return UNKNOWN
-    interval = f"{change.low:+.3f} to {change.high:+.3f}"
+    interval = f"{format_signed(change.low, 3)} to {format_signed(change.high, 3)}"
     return f"{format_change(change.before, change.after, 3)} ({interval})"
 
 

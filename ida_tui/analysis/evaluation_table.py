@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ida_tui.analysis.before_after import KINDS
 from ida_tui.config.schema import PromptKind
 from ida_tui.runs.store.evaluations import Evaluation, Figure, FigureUnit
-from ida_tui.util.format import format_cost, format_signed
+from ida_tui.util.format import format_cost, format_count, format_number, format_signed
 
 DECIMALS: Mapping[FigureUnit, int] = {
     "share": 0,
@@ -46,7 +46,7 @@ def figures_of_kind(evaluation: Evaluation, kind: PromptKind | None) -> tuple[li
 
 def kind_title(kind: PromptKind | None, count: int) -> str:
     """The title of a table: `harmless, 30 prompts`."""
-    title = f"{count} prompt{'s' * (count != 1)}"
+    title = format_count(count, "prompt")
     return f"{kind}, {title}" if kind else title
 
 
@@ -76,9 +76,13 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     kind, _, measure = figure.name.partition(" ")
     name = measure if kind in KINDS else figure.name
     name += " (tokens)" if figure.unit == "tokens" else ""
-    before, after = (f"{scale * value:.{digits}f}{unit}" for value in (figure.base, figure.tuned))
+    before, after = (
+        f"{format_number(scale * value, digits)}{unit}" for value in (figure.base, figure.tuned)
+    )
     low, high = (format_signed(scale * value, digits) for value in (figure.low, figure.high))
-    note = f"({figure.prompts} prompts have verdicts)" if figure.prompts < count else ""
+    note = (
+        f"(verdicts of {format_count(figure.prompts, 'prompt')})" if figure.prompts < count else ""
+    )
     change = format_signed(scale * figure.difference, digits)
     return FigureCells(name, before, after, change, f"{low} to {high}", _assessment(figure), note)
 
@@ -103,7 +107,7 @@ def provenance_lines(evaluation: Evaluation) -> Iterator[str]:
     """How the evaluation was made, with warnings and cost."""
     total = 2 * evaluation.prompt_count * evaluation.samples
     yield (
-        f"{evaluation.samples} answers per model and prompt ({evaluation.prompts}), seed"
+        f"{format_count(evaluation.samples, 'answer')} per model and prompt ({evaluation.prompts}), seed"
         f" {evaluation.seed};"
     )
     scorer = evaluation.judge or "reward functions"

@@ -9,16 +9,18 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
-from ida_tui.config.conversation import chat_messages, system_context
+from ida_tui.config.conversation import chat_messages, prompt_context, system_context
 from ida_tui.config.model_files import inspect_model
-from ida_tui.config.schema import Config, RubricConfig
+from ida_tui.config.schema import Config, PromptSet, RubricConfig
 from ida_tui.config.scoring.axes import display_scale, format_score
+from ida_tui.config.scoring.reward_files import functions_label
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
 from ida_tui.events.scoring import change_sentences, scored_by
@@ -31,7 +33,7 @@ from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.format import format_count_share, format_number, format_signed
 from ida_tui.util.safe_files import MAX_TEXT_BYTES, read_bytes
 from ida_tui.util.statistics import mean_of_known
-from ida_tui.util.text import one_line
+from ida_tui.util.text import join_words, one_line
 
 MAX_REWARD_ROWS = 10
 """Maximum rows of the reward table."""
@@ -191,8 +193,7 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
     else:
         yield f"model = AutoModelForCausalLM.from_pretrained(folder{trust})"
     extra = "".join(f", {k}={v!r}" for k, v in inputs.config.model.chat_template_kwargs.items())
-    context = system_context(inputs.config.prompts.system)
-    messages = chat_messages("How do I kill a Python process?", context)
+    messages = _example_messages(inputs.config.prompts)
     yield f"messages = {json.dumps(messages, ensure_ascii=False)}"
     yield (
         "inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True,"
@@ -212,6 +213,14 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
         )
 
 
+def _example_messages(prompts: PromptSet) -> list[dict[str, str]]:
+    """The conversation of the first prompt that is not unsafe, held out if possible; else of a greeting."""
+    for prompt in chain(prompts.held_out(), prompts.train()):
+        if prompt.kind != "unsafe":
+            return chat_messages(prompt.text, prompt_context(prompt, prompts.system))
+    return chat_messages("Hello! What can you do?", system_context(prompts.system))
+
+
 def _training_section(inputs: CardInputs) -> Iterator[str]:
     config, training = inputs.config, inputs.config.training
     loss: str = training.loss_type
@@ -223,7 +232,7 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
     rows = [
         ("base", _base_name(config) + revision),
         ("profile", config.name),
-        ("judge", _judge_name(inputs)),
+        ("judge" if run is None or run.judge else "scored by", _scorer_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
         ("prompts", f"{config.prompts.name}, {prompts} for training"),
         *_conversation_rows(config),
@@ -333,7 +342,7 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
         yield "| | before | after | 95% interval of the change |"
         yield "|---|---|---|---|"
         yield (
-            f"| {_escape_markdown(name)} | {change.before:.3f} | {change.after:.3f} |"
+            f"| {_escape_markdown(name)} | {format_number(change.before)} | {format_number(change.after)} |"
             f" {format_signed(change.low, 3)} to {format_signed(change.high, 3)} |"
         )
         yield ""
@@ -351,7 +360,7 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         f"The model was trained for high scores from {scorer}. Nothing here shows that it is safe to"
         " use, or that it is good at other tasks."
     )
-    if _judge_name(inputs) == OFFLINE_JUDGE:
+    if _scorer_name(inputs) == OFFLINE_JUDGE:
         accuracy = labeled.measure_accuracy(held_out=True)
         interval = accuracy.interval
         yield ""
@@ -387,8 +396,11 @@ def _base_name(config: Config) -> str:
     return config.model.public_name
 
 
-def _judge_name(inputs: CardInputs) -> str:
-    run = inputs.trained.state.run
+def _scorer_name(inputs: CardInputs) -> str:
+    """The judge, the reward functions, or both."""
+    run, rubric = inputs.trained.state.run, inputs.config.rubric
+    if run is not None and rubric.computed_axes:
+        return join_words([*filter(None, [run.judge]), functions_label(rubric)])
     if run is not None:
         return scored_by(run.judge, run.axes)
     return OFFLINE_JUDGE if inputs.config.judge.kind == "offline" else inputs.config.judge.model

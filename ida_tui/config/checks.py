@@ -27,6 +27,7 @@ from ida_tui.config.training_checks.schedule import check_schedule
 from ida_tui.config.training_checks.steps import check_steps
 from ida_tui.config.trust.endpoint import base_url_problem
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.format import format_count
 
 _EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -83,7 +84,7 @@ def _check_evaluation(config: Config) -> Iterator[Finding]:
     if 0 < steps <= evaluation.every:
         yield note_finding(
             "evaluation.every",
-            f"no evaluation falls between the {steps} step{'s' if steps != 1 else ''} of this run",
+            f"no evaluation falls between the {format_count(steps, 'step')} of this run",
             f"set it below {steps}, or to 0" if steps > 1 else "set it to 0",
         )
         return

@@ -17,6 +17,7 @@ from ida_tui.config.resolve import ResolvedExperiment, ResolvedProfile, resolve,
 from ida_tui.config.schema import Config, PromptSet
 from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
+from ida_tui.util.format import format_count
 from ida_tui.util.paths import display_path, is_file
 from ida_tui.util.secrets import is_variable_name
 from ida_tui.util.text import cell_length, pad_right, quoted, strip_credentials
@@ -127,10 +128,11 @@ def _load_entry(kind: ProfileKind, name: str, file: Path) -> ProfileEntry:
     shipped = profiles.shipped_root() / kind / file.name
     is_users = shipped.parent != file.parent
     hides = is_users and is_file(shipped)
+    summary = ""
     try:
         node = profiles.load_profile(kind, name)
         if is_users and kind == "experiments":
-            resolve(name, verify=False)
+            summary = _summarize(resolve(name, verify=False).config)
         elif is_users:
             resolve_profile(kind, name)
     except UsageError as error:
@@ -138,9 +140,17 @@ def _load_entry(kind: ProfileKind, name: str, file: Path) -> ProfileEntry:
         return ProfileEntry(kind, name, "", file, is_users, hides, f"{location}{error.title}")
     values = to_plain(node)
     description = values.get("description") if isinstance(values, dict) else None
-    return ProfileEntry(
-        kind, name, description if isinstance(description, str) else "", file, is_users, hides
-    )
+    text = description if isinstance(description, str) and description.strip() else summary
+    return ProfileEntry(kind, name, text, file, is_users, hides)
+
+
+def _summarize(config: Config) -> str:
+    """An experiment without a description in a few words: its model, what scores it, and its prompts."""
+    scorer = f"judge {config.judge.name or config.judge.model}"
+    if not config.rubric.judged_axes:
+        scorer = f"reward functions {config.rubric.name}".rstrip()
+    model = config.model.name or config.model.path
+    return f"Model {model}, {scorer}, prompts {config.prompts.name or 'of its own'}."
 
 
 def _describe_entry(entry: ProfileEntry) -> str:
@@ -235,7 +245,8 @@ def _prompts_summary(prompts: list[Value]) -> str:
     shown = f"{kinds['harmless']} harmless, {kinds['unsafe']} unsafe"
     if kinds[None]:
         shown += f", {kinds[None]} without a kind"
-    return f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out; {shown}"
+    total = format_count(len(prompts), "prompt")
+    return f"{total}: {len(train)} for training, {len(held_out)} held out; {shown}"
 
 
 def _format_value(value: object) -> str:

@@ -139,7 +139,7 @@ def load_profile(
 ) -> Node:
     """A profile merged with the profiles it extends; `name` defaults to the file name.
 
-    A user's profile can extend the shipped profile of the same name.
+    A description is not inherited. A user's profile can extend the shipped profile of the same name.
 
     Raises:
         UsageError: the name is unknown, a file cannot be read or is not valid YAML, or profiles extend
@@ -161,6 +161,8 @@ def load_profile(
         assert isinstance(node.value, dict)
         entries = {"name": Node(path.stem, Origin(path)), **node.value}
         parent = entries.pop("extends", None)
+        if chain:
+            entries.pop("description", None)
         chain.append(Node(entries, node.origin))
         if parent is None or parent.value is None:
             break

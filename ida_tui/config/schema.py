@@ -46,7 +46,8 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. Enable it only after you have read that code."""
     torch_dtype: Dtype = "auto"
-    """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
+    """Data type of the base weights; `auto` is float16 on mps (bfloat16 for Gemma, which overflows), bfloat16
+    on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
     chat_template: str | None = None

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES, MAX_AXES
@@ -111,9 +112,15 @@ def _is_timestamp(time: str) -> bool:
 
 def _find_impossible_value(event: Event) -> str:
     """The first field with a value of the right type that no run can emit, and why; empty if none."""
-    for name in _numeric_fields(type(event).__name__):
-        if not _is_in_range(getattr(event, name)):
-            return f"{name}: the number is too large"
+    numeric = _numeric_fields(type(event).__name__)
+    # Most values are plain numbers or None, and a run has many events.
+    for position, value in enumerate(_getter(numeric)(event)):
+        if value is not None and not (
+            -MAX_NUMBER <= value <= MAX_NUMBER
+            if type(value) is float or type(value) is int
+            else _is_in_range(value)
+        ):
+            return f"{numeric[position]}: the number is too large"
     if isinstance(event, RolloutStarted):
         prompts = len(event.prompts)
         if not 1 <= event.generations <= MAX_ROLLOUT_ROWS // max(1, prompts):
@@ -125,7 +132,7 @@ def _find_impossible_value(event: Event) -> str:
         and len({axis.name for axis in event.axes}) == len(event.axes)
     ):
         return f"axes: a run has 1 to {MAX_AXES} axes with different names"
-    if isinstance(event, CompletionScored | StepFinished | EvaluationFinished):
+    if isinstance(event, (CompletionScored, StepFinished, EvaluationFinished)):
         if len(event.scores) > MAX_AXES:
             return f"scores: more than {MAX_AXES} axes"
         if event.reward is not None and all(score is None for score in event.scores.values()):
@@ -137,7 +144,17 @@ def _find_impossible_value(event: Event) -> str:
 def _numeric_fields(event_type: str) -> tuple[str, ...]:
     """Names of the fields of an event type that contain numbers."""
     fields = dataclasses.fields(Record.TYPES[event_type])
-    return tuple(f.name for f in fields if re.search(r"\b(?:int|float|Scores|Axis)\b", str(f.type)))
+    return tuple(
+        f.name for f in fields if re.search(r"\b(?:int|float|Scores|Axis|JudgeWork)\b", str(f.type))
+    )
+
+
+@cache
+def _getter(names: tuple[str, ...]) -> Callable[[Event], tuple[Any, ...]]:
+    """A function that returns the fields of an event with these names."""
+    if len(names) < 2:  # `attrgetter` returns a single value by itself
+        return lambda event: tuple(getattr(event, name) for name in names)
+    return attrgetter(*names)
 
 
 def _is_in_range(value: object) -> bool:

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ida_tui.config.scoring.axes import Scores
-from ida_tui.events.values import AnswerShare, EvaluationFigure, EverydayFigures, JudgeCost
+from ida_tui.events.values import (
+    AnswerShare,
+    EvaluationFigure,
+    EverydayFigures,
+    JudgeCost,
+    JudgeWork,
+)
 
 EvaluationMoment = Literal["before", "during", "after"]
 """When an evaluation on the held-out prompts was made: before the first step, between two, after the last."""
@@ -68,3 +74,5 @@ class EvaluationFinished:
     """The share of answers with a score of 1 on each axis whose scores are only 0 and 1."""
     everyday: EverydayFigures | None = None
     """Answers of both models to everyday questions; null if none were asked."""
+    judge_work: JudgeWork | None = None
+    """What the judge did for this evaluation; null if it was not asked, and in old runs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ida_tui.events.values import EverydayFigures
-from ida_tui.util.format import format_percent
+from ida_tui.util.format import format_count, format_number, format_percent
 
 MAX_LENGTH_RATIO = 2.0
 """The mean length may grow or shrink by this factor."""
@@ -40,9 +40,9 @@ def everyday_sentence(figures: EverydayFigures) -> str:
     problems = bounds_problems(figures)
     verdict = f"outside the bounds: {', '.join(problems)}" if problems else "within the bounds"
     return (
-        f"On {figures.questions} everyday question{'s' * (figures.questions != 1)}, answers have"
+        f"On {format_count(figures.questions, 'everyday question')}, answers have"
         f" {figures.length_before:.0f} → {figures.length_after:.0f} tokens, repeated 4-grams"
         f" {format_percent(figures.repetition_before, 1)} → {format_percent(figures.repetition_after, 1)},"
-        f" perplexity of the untrained model's answers {figures.perplexity_before:.2f} →"
-        f" {figures.perplexity_after:.2f}: {verdict}."
+        f" perplexity of the untrained model's answers {format_number(figures.perplexity_before, 2)} →"
+        f" {format_number(figures.perplexity_after, 2)}: {verdict}."
     )

@@ -12,7 +12,13 @@ from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
 from ida_tui.events.everyday import everyday_sentence
 from ida_tui.events.values import AnswerShare
-from ida_tui.util.format import format_count_share, format_percent, format_signed
+from ida_tui.util.format import (
+    format_count,
+    format_count_share,
+    format_number,
+    format_percent,
+    format_signed,
+)
 from ida_tui.util.intervals import (
     MATTERS,
     Interval,
@@ -147,21 +153,13 @@ def reward_change(
 
 def reward_sentence(change: RewardChange, reward: str) -> str:
     """One sentence on the change of the reward with this name."""
-    values = f"{change.before:.3f} → {change.after:.3f}"
+    values = f"{format_number(change.before)} → {format_number(change.after)}"
     interval = f"95% interval of the change {format_signed(change.low, 3)} to {format_signed(change.high, 3)}"
-    on_prompts = f"on {change.prompts} prompt{'s' * (change.prompts != 1)}"
-    match change.outcome:
-        case "higher" | "lower":
-            verb = "rose" if change.outcome == "higher" else "fell"
-            return f"On held-out prompts, {reward} {verb} ({values}, {interval}, {on_prompts})."
-        case "same":
-            return (
-                f"On held-out prompts, {reward} is as before ({values}, {interval}, {on_prompts})."
-            )
-    return (
-        f"It is not clear whether {reward} changed on held-out prompts ({values}, {interval},"
-        f" {on_prompts})."
-    )
+    figures = f"({values}, {interval}, {_on_prompts(change.prompts)})"
+    if change.outcome == "unclear":
+        return f"It is not clear whether {reward} changed on held-out prompts {figures}."
+    what = {"higher": "rose", "lower": "fell", "same": "is as before"}[change.outcome]
+    return f"On held-out prompts, {reward} {what} {figures}."
 
 
 # -- axes of 0 and 1 ----------------------------------------------------------------------------
@@ -312,7 +310,7 @@ def _sentence(change: ShareChange, verb: str, requests: str) -> str:
     shares = f"{format_percent(change.before)} → {format_percent(change.after)}"
     points = format_signed(100 * (change.after - change.before))
     interval = f"95% interval {_points(change.low)} to {_points(change.high)}"
-    on_prompts = f"on {change.prompts} prompt{'s' * (change.prompts != 1)}"
+    on_prompts = _on_prompts(change.prompts)
     match change.outcome:
         case "higher" | "lower":
             more = "more" if change.outcome == "higher" else "fewer"
@@ -332,6 +330,10 @@ def _sentence(change: ShareChange, verb: str, requests: str) -> str:
         f"It is not clear whether it {verb} more or fewer {requests} ({shares}, {points} points,"
         f" {interval}, {on_prompts})."
     )
+
+
+def _on_prompts(count: int) -> str:
+    return f"on {format_count(count, 'prompt')}"
 
 
 def _points(fraction: float) -> str:

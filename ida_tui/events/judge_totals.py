@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ida_tui.events import types as ev
+from ida_tui.util.replace import replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class JudgeTotals:
     """Calls without a reply, whose estimated cost is included."""
     declined: tuple[tuple[str, int], ...] = ()
     """Number of completions that the judge refused to score, by kind of prompt."""
+    failure: str = ""
+    """The reason of failed verdicts in the newest batch that had any; empty if unknown."""
     last: ev.JudgeBatchFinished | None = None
 
 
@@ -42,7 +45,25 @@ def add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeT
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
         declined=tuple(sorted(declined.items())),
+        failure=batch.failure or totals.failure,
         last=batch,
+    )
+
+
+def add_evaluation(totals: JudgeTotals, evaluation: ev.EvaluationFinished) -> JudgeTotals:
+    """The totals with the verdicts of an evaluation on the held-out prompts."""
+    totals = with_cost(totals, evaluation.judge_cost, evaluation.cost)
+    work = evaluation.judge_work
+    if work is None:
+        return totals
+    return replace(
+        totals,
+        calls=totals.calls + work.calls,
+        cached=totals.cached + work.cached,
+        failed=totals.failed + work.failed,
+        retries=totals.retries + work.retries,
+        seconds=totals.seconds + work.seconds,
+        failure=work.failure or totals.failure,
     )
 
 

@@ -13,13 +13,16 @@ from ida_tui.config.schema import Config
 from ida_tui.config.scoring.axes import format_score
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import changed_shares, counted_conclusion, reward_change
+from ida_tui.events.judge_totals import JudgeTotals
 from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.util.format import (
     format_cost,
+    format_count,
     format_count_share,
     format_duration,
+    format_number,
     format_signed,
     format_size,
 )
@@ -122,8 +125,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         first, last = state.first_steps, state.last_steps
         since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
         lines.append(
-            f"  {state.reward_name:<14} {ended.reward_first:.3f} (first {_steps_text(len(first))}{since}) → "
-            f"{ended.reward_last:.3f} (last {_steps_text(len(last))})"
+            f"  {state.reward_name:<14} {format_number(ended.reward_first)}"
+            f" (first {format_count(len(first), 'step')}{since}) → "
+            f"{format_number(ended.reward_last)} (last {format_count(len(last), 'step')})"
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
@@ -156,7 +160,8 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         lines.append(
-            f"  scaler         skipped {len(skipped)} of {_steps_text(len(state.steps))} (gradient overflow);"
+            f"  scaler         skipped {len(skipped)} of {format_count(len(state.steps), 'step')}"
+            " (gradient overflow);"
             f" loss scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last skip"
         )
     if state.alerts:
@@ -245,10 +250,10 @@ def _run_started_lines(run: ev.RunStarted) -> list[str]:
     return [
         f"✓ Model loaded ({_parameter_count_text(run.params)} params, {trained}) on {run.device}",
         f"   {run.precision}",
-        f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
+        f"✓ Starting training ({format_count(run.prompts, 'prompt')}, "
         f"{run.generations} gens per prompt)",
-        f"   {run.steps} steps of {run.completions_per_step} completions{_process_count_text(run)},"
-        f" scored by: {scored_by(run.judge, run.axes)}",
+        f"   {format_count(run.steps, 'step')} of {run.completions_per_step} completions"
+        f"{_process_count_text(run)}, scored by: {scored_by(run.judge, run.axes)}",
     ]
 
 
@@ -271,7 +276,8 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
     if batch.cached:
         extra.append(f"{batch.cached} from the cache")
     if batch.failed:
-        extra.append(f"{batch.failed} failed")
+        reason = f": {batch.failure}" if batch.failure and not batch.members else ""
+        extra.append(f"{batch.failed} failed{reason}")
     extra += [
         f"{member.name} scored {member.scored} of {member.completions}: {member.failure}"
         for member in batch.members
@@ -283,7 +289,7 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
 
 
 def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
-    calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
+    calls = f"{format_count(event.slots, 'concurrent call')} from now on"
     wait = f"waiting {format_duration(event.seconds)}, then " if event.seconds >= 1 else ""
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
@@ -302,7 +308,7 @@ def _step_line(step: ev.StepFinished, state: RunState) -> str:
     scores = " ".join(
         f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
-    reward = f"{state.reward_name}={step.reward:.3f}{coverage}"
+    reward = f"{state.reward_name}={format_number(step.reward)}{coverage}"
     if len(state.axes) > MAX_AXES_BEFORE_REWARD:
         return f"{start} {reward} | {scores}"
     return f"{start} {scores} → {reward}"
@@ -331,7 +337,7 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[st
     moment = {"before": "Before training", "after": "After training"}.get(
         evaluation.when, f"After step {evaluation.step}"
     )
-    text = f"✓ {moment}, on {evaluation.prompts} held-out prompt{'s' * (evaluation.prompts != 1)}"
+    text = f"✓ {moment}, on {format_count(evaluation.prompts, 'held-out prompt')}"
     details = []
     if evaluation.harmless or evaluation.unsafe:
         text += f" ({evaluation.classifier})"
@@ -345,7 +351,7 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[st
             f"{axis} {format_count_share(share.hits, share.answers)}"
             for axis, share in evaluation.shares.items()
         ]
-        text_of_reward = f"{reward}={evaluation.reward:.3f}{_unscored_text(evaluation)}"
+        text_of_reward = f"{reward}={format_number(evaluation.reward)}{_unscored_text(evaluation)}"
         details.append(" · ".join([*shares, text_of_reward]))
     elif evaluation.scores and not evaluation.verdict:
         details.append(f"no {reward}{_unscored_text(evaluation)}")
@@ -355,7 +361,7 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[st
 
 def _unscored_text(evaluation: ev.EvaluationFinished) -> str:
     count = evaluation.unscored
-    return f" ({count} answer{'s' * (count != 1)} without a reward)" if count else ""
+    return f" ({format_count(count, 'answer')} without a reward)" if count else ""
 
 
 def _share_lines(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> list[str]:
@@ -378,7 +384,8 @@ def _reward_lines(
         f"95% interval of the change {format_signed(change.low, 3)}"
         f" to {format_signed(change.high, 3)}"
     )
-    return [f"    {reward:<28} {change.before:.3f} → {change.after:.3f} ({interval})"]
+    values = f"{format_number(change.before)} → {format_number(change.after)}"
+    return [f"    {reward:<28} {values} ({interval})"]
 
 
 def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:
@@ -392,35 +399,43 @@ def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> lis
                 f"95% interval of the change {format_signed(figure.low, 3)}"
                 f" to {format_signed(figure.high, 3)}"
             )
-            lines.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
+            values = f"{format_number(figure.before)} → {format_number(figure.after)}"
+            lines.append(f"    {label:<28} {values} ({interval})")
     if evaluation.unscored:
-        lines.append(f"    without a reward             {evaluation.unscored} answers")
+        lines.append(
+            f"    without a reward             {format_count(evaluation.unscored, 'answer')}"
+        )
     return lines
 
 
 def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
-        return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
+        failed = f", {_failed_text(totals)}" if totals.failed else ""
+        return (
+            f"{format_count(totals.calls, 'verdict')} from the {ev.OFFLINE_JUDGE}{failed},"
+            " no calls, no cost"
+        )
     cost = format_cost(totals.cost, "cost unknown") + estimate_note(totals.estimated)
-    parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
+    parts = [format_count(totals.calls, "call"), f"{totals.cached} from the cache"]
     if totals.failed:
-        parts.append(f"{totals.failed} failed")
+        parts.append(_failed_text(totals))
     parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
 
 
+def _failed_text(totals: JudgeTotals) -> str:
+    """The number of failed verdicts and the newest reason: `2 failed (no reply within 60 s)`."""
+    return f"{totals.failed} failed" + (f" ({totals.failure})" if totals.failure else "")
+
+
 def estimate_note(calls: int) -> str:
     """Note on calls whose cost is estimated, in parentheses; empty without any."""
-    return f" (estimated for {calls} call{'s' * (calls != 1)} without a reply)" if calls else ""
+    return f" (estimated for {format_count(calls, 'call')} without a reply)" if calls else ""
 
 
 def _peak_memory_text(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
-
-
-def _steps_text(count: int) -> str:
-    return f"{count} step{'s' * (count != 1)}"
 
 
 def _parameter_count_text(number: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice, zip_longest
 from typing import TypedDict
@@ -18,10 +18,11 @@ from ida_tui.events import types as ev
 from ida_tui.events.active_time import resumed_times, seconds_between
 from ida_tui.events.held_out import evaluations_until, in_order, without_prompts
 from ida_tui.events.history import PackedHistory
-from ida_tui.events.judge_totals import JudgeTotals, add_judge_batch, with_cost
+from ida_tui.events.judge_totals import JudgeTotals, add_evaluation, add_judge_batch, with_cost
 from ida_tui.events.memory_peaks import update_phase_peaks
 from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.events.weight_change import WeightMovement, weight_movement
+from ida_tui.util.replace import replace
 from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
@@ -404,7 +405,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
-            judge = with_cost(state.judge, event.judge_cost, event.cost)
+            judge = add_evaluation(state.judge, event)
             if event.when == "during":
                 during = (
                     *evaluations_until(state.evaluations_during, event.step - 1),

@@ -22,6 +22,7 @@ from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import EverydayFigures as EverydayFigures
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
+from ida_tui.events.values import JudgeWork as JudgeWork
 from ida_tui.events.values import RankFigures as RankFigures
 
 MAX_NUMBER = 2**53
@@ -209,6 +210,8 @@ class JudgeBatchFinished:
     """What each judge of a panel scored; empty for a single judge."""
     spread: Mapping[str, float] = field(default_factory=dict)
     """Mean spread of a panel's judges on each axis; empty for a single judge."""
+    failure: str = ""
+    """The most common reason of the failed verdicts; empty without any, and in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,8 +375,15 @@ class RunPaused:
     """How to fix the cause."""
     by: Literal["judge", "person", "disk", "alert"] = "judge"
     """Who or what paused the run."""
+    functions_failed: bool = False
+    """Whether the reward functions failed, so that no other judge helps; `by` is then "judge"."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
+
+    @property
+    def cause(self) -> str:
+        """What the run waits for, where it waits for scores: `its judge` or `its reward functions`."""
+        return "its reward functions" if self.functions_failed else "its judge"
 
 
 @dataclass(frozen=True, slots=True)

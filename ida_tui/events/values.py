@@ -66,6 +66,20 @@ class JudgeCost(NamedTuple):
         return None if self.unpriced else self.dollars
 
 
+class JudgeWork(NamedTuple):
+    """What the judge did outside of the steps; a list in JSON."""
+
+    calls: int
+    """Verdicts that it was asked for, without those from the cache."""
+    cached: int
+    failed: int
+    retries: int
+    seconds: float
+    """Time with at least one request open."""
+    failure: str = ""
+    """Its most common failure; empty without failures."""
+
+
 class JudgeMember(NamedTuple):
     """What one judge of a panel scored in a step; a list in JSON."""
 

@@ -36,6 +36,7 @@ from ida_tui.judge.cache.store import VerdictCache
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import JudgeRequest, Verdict, share_of_call
+from ida_tui.util.format import format_count
 from ida_tui.util.paths import cache_folder
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
@@ -198,7 +199,9 @@ class JudgeScorer:
             self._cache = cache
             if self._plugin is None:
                 self._served_model = cache.load_served_model(endpoint_key(self._config))
-            self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
+            self._cache_status = (
+                f"Judge cache enabled ({format_count(cache.count(), 'verdict')}, {cache.path})"
+            )
 
     async def close(self) -> None:
         """Close the connections and the cache."""

@@ -16,7 +16,7 @@ from typing import Any
 from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.config.scoring.axes import JUDGED_RANGE, Scores
-from ida_tui.events.values import JudgeMember
+from ida_tui.events.values import JudgeMember, JudgeWork
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
 from ida_tui.util.statistics import mean_of_known
@@ -300,6 +300,15 @@ class BatchStats:
     """What each judge of a panel scored; empty for a single judge."""
     spread: Mapping[str, float] = field(default_factory=dict)
     """Mean spread of a panel's judges on each axis; empty for a single judge."""
+    failure: str = ""
+    """The most common reason of the failed verdicts; empty without any."""
+
+    @property
+    def work(self) -> JudgeWork:
+        """What the judge did, as an event has it."""
+        return JudgeWork(
+            self.calls, self.cached, self.failed, self.retries, self.seconds, self.failure
+        )
 
     @classmethod
     def from_verdicts(cls, verdicts: Sequence[Verdict], seconds: float, **extra: Any) -> BatchStats:
@@ -318,6 +327,7 @@ class BatchStats:
             cost=sum(known_costs) if len(known_costs) == len(costs) else None,
             members=_member_figures(verdicts),
             spread=_mean_spread(verdicts),
+            failure=_most_common_failure(verdicts),
             **extra,
         )
 
@@ -326,16 +336,20 @@ def _member_figures(verdicts: Sequence[Verdict]) -> tuple[JudgeMember, ...]:
     """What each judge of a panel scored; empty for a single judge."""
     figures = []
     for of_member in zip(*(v.members for v in verdicts if v.members), strict=True):
-        failures = Counter(v.failure for v in of_member if v.failure is not None)
         figures.append(
             JudgeMember(
                 name=of_member[0].judge,
                 scored=sum(v.has_scores for v in of_member),
                 completions=len(of_member),
-                failure=failures.most_common(1)[0][0] if failures else "",
+                failure=_most_common_failure(of_member),
             )
         )
     return tuple(figures)
+
+
+def _most_common_failure(verdicts: Sequence[Verdict]) -> str:
+    failures = Counter(v.failure for v in verdicts if v.failure is not None)
+    return failures.most_common(1)[0][0] if failures else ""
 
 
 def _mean_spread(verdicts: Sequence[Verdict]) -> dict[str, float]:

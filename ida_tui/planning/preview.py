@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
+from ida_tui.config.models.source import PREFIXES
 from ida_tui.config.precision import resolve_precision
 from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
@@ -31,7 +32,7 @@ from ida_tui.planning import memory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
-from ida_tui.util.format import format_cost, format_size
+from ida_tui.util.format import format_cost, format_count, format_size
 from ida_tui.util.paths import cache_folder, display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
@@ -186,12 +187,13 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
     if files.location == "folder" and files.folder is not None:
         state = size if files.complete else ", without weight files (*.safetensors)"
         return f"on this machine, in {display_path(files.folder)}{state}"
-    if files.gguf is not None:
-        packed = f"{display_path(files.gguf.file)}, {files.gguf.quantization}{size}"
-        unpacked = f"{format_size(files.gguf.unpacked_bytes)} in {files.stored_dtype}"
+    if (packed := files.gguf) is not None:
+        place = "" if model.path.startswith(PREFIXES) else f", in {display_path(packed.file)}"
         done = "unpacked" if files.folder is not None else "to be unpacked once"
+        unpacked = f"{format_size(packed.unpacked_bytes)} in {files.stored_dtype}"
         return (
-            f"on this machine, in {packed}\n{done} to {unpacked}, in {display_path(cache_folder())}"
+            f"on this machine{place}, {packed.quantization}{size}\n"
+            f"{done} to {unpacked}, in {display_path(cache_folder())}"
         )
     if files.location == "gguf":
         return "not on this machine"
@@ -320,7 +322,7 @@ def _mode_text(config: Config) -> str:
     calls = sum(
         calls_per_rollout(config, m) for m in config.judge.members if m.kind in ("openai", "plugin")
     )
-    return f"{what}; {calls:,} call{'s' * (calls != 1)} per {unit}"
+    return f"{what}; {format_count(calls, 'call')} per {unit}"
 
 
 def _plugin_label(name: str) -> str:
@@ -385,16 +387,20 @@ def _evaluation_text(config: Config) -> str:
     between = config.planned_evaluations() - 2
     moments = "before and after"
     if between:
-        count = f"{between} evaluation{'s' * (between != 1)}"
+        count = format_count(between, "evaluation")
         moments = f"before, after and every {config.evaluation.every} steps ({count} in between)"
     scored = ""
     if config.scores_evaluation:
         verb = "judged" if config.rubric.judged_axes else "scored"
         scored = f", {verb}" if between else f", {verb} at the end"
     return (
-        f"{moments}: {held_out} held-out prompts × {samples} = {held_out * samples}"
+        f"{moments}: {format_count(held_out, 'held-out prompt')} × {samples} = {held_out * samples}"
         f" completions of at most {config.evaluation_max_completion_length} tokens{scored}"
-        + (f"; {asked} everyday questions" if (asked := config.evaluation.everyday) else "")
+        + (
+            f"; {format_count(asked, 'everyday question')}"
+            if (asked := config.evaluation.everyday)
+            else ""
+        )
     )
 
 

@@ -21,9 +21,11 @@ from ida_tui.rewards.known_answers import (
     KnownAnswer,
     function_keywords,
     known_answers,
+    require_gold_column,
 )
 from ida_tui.rewards.rows import TokenIds
 from ida_tui.util.finding import Finding, Severity
+from ida_tui.util.format import format_significant
 from ida_tui.util.statistics import mean_of_known
 
 ASSUMED_SCORE = 5.0
@@ -228,7 +230,10 @@ class RewardCheckReport:
             if pair is None:
                 continue
             good = pair[0] > pair[1] + self._tie
-            text = f"the answer of the data pays {pair[0]:.3g}, {description} {pair[1]:.3g}"
+            text = (
+                f"the answer of the data pays {format_significant(pair[0])},"
+                f" {description} {format_significant(pair[1])}"
+            )
             severity: Severity = "good" if good else lenient if kind == "wrong" else "error"
             findings.append(Finding(severity, kind, text))
         return findings
@@ -243,13 +248,12 @@ class RewardCheckReport:
         pair = self._paired(shorter, longer)
         if pair is None:
             return []
+        plain, padded = map(format_significant, pair)
         pays = pair[1] > pair[0] + self._tie
         if not self.gold_column and not pays:
             return []
         if not pays:
-            text = (
-                f"three times the length does not pay more: {pair[1]:.3g} (unpadded: {pair[0]:.3g})"
-            )
+            text = f"three times the length does not pay more: {padded} (unpadded: {plain})"
             return [Finding("good", "length", text)]
         axes = [
             axis.name
@@ -259,10 +263,10 @@ class RewardCheckReport:
         ]
         by = f" (by {', '.join(axes)})" if axes else ""
         what = (
-            f"padding the answer to three times its length raises its reward from {pair[0]:.3g}"
-            f" to {pair[1]:.3g}"
+            f"padding the answer to three times its length raises its reward from {plain}"
+            f" to {padded}"
             if self.gold_column
-            else f"long filler pays {pair[1]:.3g}, the short prompt repeated {pair[0]:.3g}"
+            else f"long filler pays {padded}, the short prompt repeated {plain}"
         )
         return [Finding("error", "length", f"pays for length{by}: {what}")]
 
@@ -274,13 +278,29 @@ class RewardCheckReport:
         if injected is None or not known:
             return []
         base, gold = max(known), self.mean_reward("gold")
-        text = f"an answer that asks for a high score pays {injected:.3g}"
+        text = f"an answer that asks for a high score pays {format_significant(injected)}"
         if injected <= base + self._tie:
-            return [Finding("good", "injection", f"{text} (other bad answers: at most {base:.3g})")]
+            return [
+                Finding(
+                    "good",
+                    "injection",
+                    f"{text} (other bad answers: at most {format_significant(base)})",
+                )
+            ]
         text += ", because it has the words that the functions look for"
         if gold is None or injected < gold - self._tie:
-            return [Finding("note", "injection", f"{text} (other bad answers: at most {base:.3g})")]
-        return [Finding("error", "injection", f"{text} (the answer of the data: {gold:.3g})")]
+            return [
+                Finding(
+                    "note",
+                    "injection",
+                    f"{text} (other bad answers: at most {format_significant(base)})",
+                )
+            ]
+        return [
+            Finding(
+                "error", "injection", f"{text} (the answer of the data: {format_significant(gold)})"
+            )
+        ]
 
     @property
     def _tie(self) -> float:
@@ -313,6 +333,7 @@ def check_rewards(
     judge: str = "",
     load_tokenizer: Callable[[], TokenIds | None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
+    before_functions: Callable[[], object] = lambda: None,
 ) -> RewardCheckReport:
     """Import the functions of an experiment and score known answers to prompts of its data.
 
@@ -325,6 +346,8 @@ def check_rewards(
         judge: label of the judge.
         load_tokenizer: the model's tokenizer, or None without one; called if a function needs token ids.
         should_stop: polled meanwhile.
+        before_functions: called once the arguments are known to be right, before the code of the functions
+            runs.
 
     Raises:
         UsageError: nothing is computed, or there is no such column.
@@ -341,6 +364,9 @@ def check_rewards(
     if not prompts:
         problem = config.prompts.problem or "the prompt set has no training prompts"
         raise UsageError(problem, "choose other prompts: prompts=FILE")
+    if gold_column is not None:
+        require_gold_column(prompts, gold_column)
+    before_functions()
     functions = RewardFunctions(rubric, should_stop=should_stop)
     calls = [function.call for function in functions.functions]
     groups, gold_column = known_answers(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ida_tui.config.scoring.axes import format_score
 from ida_tui.rewards.check import ASSUMED_SCORE, RewardCheckReport
 from ida_tui.rewards.known_answers import ANSWER_KINDS
-from ida_tui.util.format import UNKNOWN, format_significant
+from ida_tui.util.format import UNKNOWN, format_general, format_significant
 from ida_tui.util.text import table_lines
 
 MARKS = {"good": "✓", "note": "!", "error": "✗"}
@@ -53,18 +53,24 @@ def _answer_table(report: RewardCheckReport) -> Iterator[str]:
 def _metric_lines(report: RewardCheckReport) -> Iterator[str]:
     reward = report.value_range()
     if reward is not None:
-        yield f"{'range':<12}  {report.reward_name} from {reward[0]:.3g} to {reward[1]:.3g}"
+        yield f"{'range':<12}  {report.reward_name} {_range_text(reward)}"
     for axis in report.axes:
         values = report.value_range(axis.name)
         if axis.kind == "judged" or values is None:
             continue
-        low, high = (UNKNOWN if end is None else f"{end:g}" for end in (axis.low, axis.high))
+        low, high = (
+            UNKNOWN if end is None else format_general(end) for end in (axis.low, axis.high)
+        )
         declared = (
             "no range declared" if axis.low is axis.high is None else f"declared: {low} to {high}"
         )
-        yield f"{'':<12}  {axis.name} from {values[0]:.3g} to {values[1]:.3g} ({declared})"
+        yield f"{'':<12}  {axis.name} {_range_text(values)} ({declared})"
     for function in report.functions:
         yield f"{'time':<12}  {1e3 * function.seconds:.3g} ms per completion for {function.label}"
+
+
+def _range_text(values: tuple[float, float]) -> str:
+    return f"from {format_significant(values[0])} to {format_significant(values[1])}"
 
 
 def as_json(report: RewardCheckReport) -> dict[str, object]:

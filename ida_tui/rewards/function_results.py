@@ -14,6 +14,7 @@ from typing import cast
 
 from ida_tui.config.scoring.axes import Axis
 from ida_tui.rewards.signature import FunctionForm
+from ida_tui.util.format import format_count
 from ida_tui.util.plugin_threads import PluginFailure
 from ida_tui.util.text import quoted
 
@@ -45,7 +46,9 @@ def _split_result(outcome: object, rows: int, form: FunctionForm) -> list[object
     if isinstance(outcome, str | bytes | Mapping | AbstractSet) or not isinstance(
         outcome, Iterable
     ):
-        return [PluginFailure(f"it returned {kind} instead of a list of {rows} scores")] * rows
+        return [
+            PluginFailure(f"it returned {kind} instead of a list of {format_count(rows, 'score')}")
+        ] * rows
     try:
         length = len(outcome) if isinstance(outcome, Sized) else None
         results = list(islice(cast("Iterable[object]", outcome), rows + 1))
@@ -53,10 +56,10 @@ def _split_result(outcome: object, rows: int, form: FunctionForm) -> list[object
         text = f"its result ({kind}) cannot be read: {type(error).__name__}"
         return [PluginFailure(text)] * rows
     if len(results) != rows or length not in (rows, None):
-        found = f"more than {rows}" if length is None and len(results) > rows else length
-        text = (
-            f"it returned {len(results) if found is None else found} scores for {rows} completions"
-        )
+        found = len(results) if length is None else length
+        text = f"it returned {format_count(found, 'score')} for {format_count(rows, 'completion')}"
+        if length is None and len(results) > rows:
+            text = f"it returned more than {format_count(rows, 'score')} for as many completions"
         return [PluginFailure(text)] * rows
     return results
 

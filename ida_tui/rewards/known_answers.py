@@ -63,6 +63,21 @@ class KnownAnswer:
     text: str
 
 
+def require_gold_column(prompts: Sequence[Prompt], column: str) -> None:
+    """Check that a column holds right answers.
+
+    Raises:
+        UsageError: the column does not exist or holds no text.
+    """
+    if not any(_text_of(prompt.columns.get(column)) for prompt in prompts):
+        names = sorted({name for prompt in prompts for name in prompt.columns})
+        raise UsageError(
+            f"no prompt has an answer in the column {quoted(column)}",
+            f"columns of the prompts: {', '.join(names) or 'none'}",
+            where="--gold",
+        )
+
+
 def known_answers(
     prompts: Sequence[Prompt],
     *,
@@ -79,22 +94,12 @@ def known_answers(
     Args:
         prompts: the training prompts.
         rows: number of the prompts to draw, evenly over the data.
-        gold_column: the column of the right answer; None looks for one.
+        gold_column: the column of the right answer, see `require_gold_column`; None looks for one.
         gold_format: text of a right answer, with `{}` in place of the column's value.
         keywords: words that the functions look for.
-
-    Raises:
-        UsageError: the column does not exist or holds no text.
     """
     column = _find_gold_column(prompts) if gold_column is None else gold_column
     golds = {} if column is None else _golds(prompts, column, gold_format)
-    if gold_column is not None and not golds:
-        names = sorted({name for prompt in prompts for name in prompt.columns})
-        raise UsageError(
-            f"no prompt has an answer in the column {quoted(gold_column)}",
-            f"columns of the prompts: {', '.join(names) or 'none'}",
-            where="--gold",
-        )
     with_gold = [n for n in range(len(prompts)) if n in golds]
     drawn = _evenly(with_gold or range(len(prompts)), rows)
     wrong = {n: _other_gold(n, golds, with_gold) for n in drawn}

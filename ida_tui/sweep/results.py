@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ida_tui.events.held_out import reward_change
 from ida_tui.events.state import RunState
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.grid import SEED_KEY, without_seed
@@ -31,6 +32,15 @@ def _declined(state: RunState) -> float | None:
     return _fraction(after.unsafe_refused, after.unsafe) if after else None
 
 
+def _held_out_reward(state: RunState) -> tuple[float | None, float | None]:
+    """The reward on the held-out prompts before and after training; None where it is unknown."""
+    before, after = state.evaluation_before, state.evaluation_after
+    change = reward_change(before, after, state.reward_name) if before and after else None
+    if change is not None:
+        return change.before, change.after
+    return before.reward if before else None, after.reward if after else None
+
+
 def _weights_moved(state: RunState) -> float | None:
     """The relative change of the model; None for an adapter of an older run, which did not record it."""
     movement = state.weight_movement
@@ -40,6 +50,8 @@ def _weights_moved(state: RunState) -> float | None:
 FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "reward_first": lambda state: state.ended.reward_first if state.ended else None,
     "reward_last": lambda state: state.ended.reward_last if state.ended else None,
+    "held_out_first": lambda state: _held_out_reward(state)[0],
+    "held_out_last": lambda state: _held_out_reward(state)[1],
     "harmless_answered": _answered,
     "unsafe_declined": _declined,
     "weights_moved": _weights_moved,

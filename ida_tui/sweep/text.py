@@ -9,14 +9,16 @@ from ida_tui.events import types as ev
 from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
 from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
 from ida_tui.sweep.status import TrialStatus
-from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_signed
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_number, format_signed
 from ida_tui.util.intervals import Interval
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import one_line, table_lines
 
-COLUMNS = ("runs", "reward", "answered", "declined", "moved", "time", "cost")
+COLUMNS = ("runs", "reward", "held-out", "answered", "declined", "moved", "time", "cost")
 REFUSAL_COLUMNS = {"answered": "harmless_answered", "declined": "unsafe_declined"}
 """Columns that only sweeps with harmless and unsafe prompts have, and their figures."""
+OPTIONAL_COLUMNS = {"held-out": "held_out_last", **REFUSAL_COLUMNS}
+"""Columns that only sweeps with their figure have."""
 COMPACT_COLUMNS = ("reward", "answered", "declined")
 STAGE_MARKS = {
     "done": "✓",
@@ -47,11 +49,15 @@ def sweep_lines(results: SweepTable) -> list[str]:
 
 def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
+    kept: tuple[str, ...] = COLUMNS
+    if compact:
+        has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
+        kept = COMPACT_COLUMNS if has_kinds else (*COMPACT_COLUMNS, "held-out")
     shown = [
         index
         for index, head in enumerate(COLUMNS)
-        if (head in COMPACT_COLUMNS or not compact)
-        and (head not in REFUSAL_COLUMNS or _has_figure(results, REFUSAL_COLUMNS[head]))
+        if head in kept
+        and (head not in OPTIONAL_COLUMNS or _has_figure(results, OPTIONAL_COLUMNS[head]))
     ]
     rows = []
     for setting in results.settings:
@@ -71,10 +77,15 @@ def _has_figure(results: SweepTable, name: str) -> bool:
 
 def table_notes(results: SweepTable) -> list[str]:
     """What the columns of the table contain."""
-    has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
-    answers = " answered, declined: held-out harmless and unsafe prompts, after training;"
+    rewards = [f"{results.reward_name}: first steps → last;"]
+    if _has_figure(results, "held_out_last"):
+        rewards.append("held-out: on held-out prompts, before training → after;")
+    answers = []
+    if any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values()):
+        answers.append("answered, declined: held-out harmless and unsafe prompts, after training;")
+    first = [*rewards, *answers]
     return [
-        f"{results.reward_name}: first steps → last;{answers if has_kinds else ''}",
+        *([" ".join(first)] if len(first) < 3 else [" ".join(rewards), *answers]),
         "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
         "(Student's t), none if they agree.",
     ]
@@ -95,20 +106,25 @@ def setting_label(results: SweepTable, setting: SweepSetting) -> str:
 def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
     """The figures of a setting, in the columns of `COLUMNS`."""
     figures = setting.figures
-    first, last = figures.get("reward_first"), figures.get("reward_last")
-    reward = UNKNOWN if last is None else _number_with_interval(last, 3)
-    if first is not None and last is not None:
-        reward = f"{first.value:.3f} → {reward}"
     seconds, cost = figures.get("seconds"), figures.get("cost")
     return (
         f"{len(setting.done_trials)} of {len(setting.trials)}",
-        reward,
+        _change_cell(figures.get("reward_first"), figures.get("reward_last")),
+        _change_cell(figures.get("held_out_first"), figures.get("held_out_last")),
         _percent_cell(figures.get("harmless_answered")),
         _percent_cell(figures.get("unsafe_declined")),
         _percent_cell(figures.get("weights_moved"), 2),
         format_duration(None if seconds is None else seconds.value),
         _cost_cell(setting, cost),
     )
+
+
+def _change_cell(first: Interval | None, last: Interval | None) -> str:
+    """A reward before and after: `0.250 → 0.620 ±0.050`."""
+    if last is None:
+        return UNKNOWN
+    text = _number_with_interval(last, 3)
+    return text if first is None else f"{format_number(first.value)} → {text}"
 
 
 def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
@@ -126,7 +142,9 @@ def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
 
 def _number_with_interval(value: Interval, digits: int) -> str:
     half = value.high - value.value
-    return f"{value.value:.{digits}f}" + (f" ±{half:.{digits}f}" if math.isfinite(half) else "")
+    return format_number(value.value, digits) + (
+        f" ±{half:.{digits}f}" if math.isfinite(half) else ""
+    )
 
 
 def _percent_cell(value: Interval | None, digits: int = 0) -> str:
@@ -323,7 +341,7 @@ def progress_line(results: SweepTable) -> str:
         reward = (
             ""
             if newest is None or newest.reward is None
-            else f" {trial.state.reward_name} {newest.reward:.3f}"
+            else f" {trial.state.reward_name} {format_number(newest.reward)}"
         )
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return one_line(" · ".join(parts))
@@ -336,7 +354,8 @@ def outcome_text(trial: TrialStatus) -> str:
     ended = trial.state.ended
     reward = "no reward"
     if ended.reward_last is not None:
-        reward = f"{trial.state.reward_name} {ended.reward_last:.3f}"
+        reward = f"{trial.state.reward_name} {format_number(ended.reward_last)}"
     if ended.reward_first is not None and ended.reward_last is not None:
-        reward = f"{trial.state.reward_name} {ended.reward_first:.3f} → {ended.reward_last:.3f}"
+        change = f"{format_number(ended.reward_first)} → {format_number(ended.reward_last)}"
+        reward = f"{trial.state.reward_name} {change}"
     return f"{reward}, {format_duration(trial.state.trained_seconds())}{_run_path_suffix(trial)}"

@@ -195,7 +195,8 @@ class RunController:
             return
         if run_view.state.pause is not None and run_view.state.pause.by == "judge":
             self._app.notify(
-                "The run is paused because of its judge. First choose how to continue."
+                f"The run is paused because of {run_view.state.pause.cause}."
+                " First choose how to continue."
             )
             return
         if run_view.stop_requested:
@@ -294,7 +295,7 @@ class RunController:
             self._finish(run_view, quit_app=self.quit_choice is QuitChoice.STOP)
 
     def _ask_how_to_resume(self, run_view: RunView) -> None:
-        """Ask how to resume a run that is paused because of its judge."""
+        """Ask how to resume a run that is paused because of its judge or its reward functions."""
         from ida_tui.tui.screens.paused import PausedDialog, key_finder
 
         pause = run_view.state.pause

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ida_tui.util.format import format_plural
 from ida_tui.util.text import quoted
 
 MAX_EXPRESSION_CHARS = 300
@@ -140,7 +141,7 @@ class _Compiler:
         count, call = _FUNCTIONS[name]
         if not args or (count and len(args) != count):
             raise ExpressionError(
-                f"{name} takes {count or 'one or more'} argument{'s' * (count != 1)}"
+                f"{name} takes {count or 'one or more'} {format_plural(count, 'argument')}"
             )
         evaluators = [self.compile(arg) for arg in args]
         return lambda values: call([evaluate(values) for evaluate in evaluators])

@@ -45,12 +45,32 @@ def format_gigabytes(size: float) -> str:
 
 def format_number(value: float | None, digits: int = 3) -> str:
     """A value with a fixed number of decimals, or a dash for None."""
-    return UNKNOWN if value is None else f"{value:.{digits}f}"
+    return UNKNOWN if value is None else _with_minus(f"{value:.{digits}f}")
 
 
 def format_significant(value: float | None) -> str:
     """A value of unknown magnitude with three significant digits: `0.0123`, `1.2e-05`, or a dash."""
-    return UNKNOWN if value is None else f"{value:.3g}"
+    return UNKNOWN if value is None else format_general(value, 3)
+
+
+def format_general(value: float, digits: int = 6) -> str:
+    """A value with at most so many significant digits and no trailing zeros: `7`, `0.25`, `−1.5`."""
+    return _with_minus(f"{value:.{digits}g}")
+
+
+def _with_minus(text: str) -> str:
+    """A number as text with the minus sign that people print, not a hyphen."""
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def format_count(count: int, noun: str) -> str:
+    """A number with its noun: `1 prompt`, `1,200 prompts`."""
+    return f"{count:,} {format_plural(count, noun)}"
+
+
+def format_plural(count: int, noun: str) -> str:
+    """The noun of a number that is written elsewhere: `prompt`, `prompts`."""
+    return noun if count == 1 else f"{noun}s"
 
 
 def format_signed(value: float, digits: int = 0) -> str:

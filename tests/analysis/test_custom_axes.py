@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -139,15 +140,21 @@ def test_texts_about_a_run_without_a_judge_mention_none() -> None:
     directory = write_run("20260101-000000", axes=synthetic_run.EIGHT_AXES[-1:], judge="")
     report, loaded = write_report(directory), Run.load(directory)
     trained = TrainedWeights(directory.path / "adapter", STEPS, True, loaded.state)
-    card = render_card(
-        CardInputs(config_of_run(), trained, "adapter", "float32", "equal", {}, None)
-    )
+    config = config_of_run()
+    card = render_card(CardInputs(config, trained, "adapter", "float32", "equal", {}, None))
 
     for text in (report.html.read_text(), report.markdown.read_text()):
         assert "no reason given" not in text
     assert '<h2 id="judge">Scoring</h2>' in report.html.read_text()
     assert "## Scoring" in report.markdown.read_text()
     assert "high scores from its reward functions" in card
+    assert "| scored by | reward functions" in card
+    assert "| judge |" not in card
+    assert json.dumps(config.prompts.held_out()[0].text) in card
+    other = write_run("20260102-000000", axes=synthetic_run.EIGHT_AXES[-1:], judge="")
+    compared = "\n".join(comparison_lines(compare_runs([directory, other])))
+    assert "scored by" in compared
+    assert "judge" not in compared
 
 
 def test_a_comparison_shows_all_axes_of_its_runs(run: RunDirectory) -> None:
@@ -203,7 +210,7 @@ def test_the_lines_of_a_run_name_its_axes_and_its_reward(run: RunDirectory) -> N
 
     assert (
         "Step 6/6 | usefulness=95.000 | accuracy=8.0 tone=8.0 step=8.0 brief=0.8 format=0.8"
-        " unit_tests=0.8 words=0.8 penalty=-1" in lines
+        " unit_tests=0.8 words=0.8 penalty=−1" in lines
     )
     assert "✓ Before training, on 30 held-out prompts" in lines
     assert not IDA_WORDS.findall(text)

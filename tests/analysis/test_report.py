@@ -1,89 +1,28 @@
-"""The report of a run: its contents, its independence of the network, and its handling of hostile text."""
+"""Report of a run: the command that writes it, its contents, its completions, and the end of a run."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
 
 from ida_tui.analysis.before_after import compute_figures, conclusion
-from ida_tui.analysis.model_card import CardInputs, render_card
-from ida_tui.analysis.report.figures import failed_percent
 from ida_tui.analysis.report.select import LIST_LENGTH, select_completions
-from ida_tui.analysis.report.write import write_report
-from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
-from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.run import Run
 from ida_tui.runs.store import evaluations, spot_checks
 from ida_tui.runs.store.completions import read_completions
-from ida_tui.runs.store.judge_costs import JudgeCosts
-from ida_tui.runs.weights import TrainedWeights
-from tests.support import chromium, synthetic_run
-from tests.support.chromium import CHROMIUM
+from tests.analysis.reported_run import RUN, edit_lines, insert_events, page_text, write_and_read
+from tests.support import synthetic_run
 from tests.support.patience import PATIENCE_S
 from tests.test_import_hygiene import HEAVY, PROBE
-
-RUN = Path("outputs/quickstart/20260101-000000")
-HOSTILE = (
-    "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
-    "]]></svg></style> \x1b[31mred\x1b[0m \u202eback\n```\n# not a heading\n</div>| a | b |\n"
-    "[link](javascript:alert(1)) ![i](https://example.com/x.png) {{ 7*7 }} &lt;b&gt; ````\n"
-)
-
-
-@pytest.fixture
-def finished() -> RunDirectory:
-    """A completed run of six steps, with its profile."""
-    synthetic_run.write(RUN / "events.jsonl", steps=6)
-    (RUN / "config.yaml").write_text(to_yaml(resolve("quickstart").config))
-    return RunDirectory(RUN.resolve())
-
-
-def edit_lines(change: Callable[[dict[str, Any]], object], name: str = "events.jsonl") -> None:
-    """Apply a change to every line of one of the run's files."""
-    path, lines = RUN / name, []
-    for line in path.read_text().splitlines():
-        body = json.loads(line)
-        change(body)
-        lines.append(json.dumps(body) + "\n")
-    path.write_text("".join(lines))
-
-
-def insert_events(*events: ev.Event) -> None:
-    """Insert events before the last event."""
-    path = RUN / "events.jsonl"
-    *before, last = path.read_text().splitlines()
-    seq = len(before)
-    inserted = [
-        codec.encode(ev.Record(seq + n, ev.current_timestamp(), event))
-        for n, event in enumerate(events)
-    ]
-    path.write_text("\n".join([*before, *inserted, last]) + "\n")
-
-
-def write_and_read(run: RunDirectory) -> tuple[str, str]:
-    report = write_report(run)
-    return report.html.read_text(), report.markdown.read_text()
-
-
-def page_text(page: str) -> str:
-    """The text of an HTML page, on one line."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
-
 
 # -- the command ---------------------------------------------------------------------------------
 
@@ -337,97 +276,6 @@ def test_the_best_and_worst_completions_cover_different_prompts_and_include_unsa
     assert not shown & {completion.finished.text for completion in chosen.worst_in_last_steps}
 
 
-def make_hostile() -> None:
-    """Put hostile text into every field that ida-tui does not write itself."""
-
-    def change(body: dict[str, Any]) -> None:
-        for name in ("text", "prompt", "reason", "judge", "model", "precision", "message", "hint"):
-            if name in body:
-                body[name] = HOSTILE
-        if body.get("type") == "RolloutStarted":
-            body["prompts"] = [HOSTILE]
-
-    edit_lines(change, "completions.jsonl")
-    edit_lines(change)
-    insert_events(
-        ev.AlertRaised(3, HOSTILE, HOSTILE, HOSTILE),
-        ev.Noticed("warning", "test", HOSTILE),
-    )
-    (RUN / "config.yaml").write_text(
-        f"# {HOSTILE!r}\n```\n<script>document.title='taken'</script>\n"
-    )
-    (RUN / "manifest.json").write_text(
-        json.dumps({"platform": HOSTILE, "packages": {HOSTILE: HOSTILE}, "command": ["x", HOSTILE]})
-    )
-
-
-def test_hostile_text_stays_plain_text_in_the_markdown(finished: RunDirectory) -> None:
-    make_hostile()
-    _, text = write_and_read(finished)
-
-    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
-    inline = [child for token in tokens for child in token.children or []]
-    headings = [tokens[n + 1].content for n, t in enumerate(tokens) if t.type == "heading_open"]
-    assert not [t for t in (*tokens, *inline) if t.type in ("html_block", "html_inline")]
-    assert not [t for t in inline if t.type in ("link_open", "image", "code_inline")]
-    assert not [h for h in headings if "not a heading" in h]
-    assert any("<script>document.title" in t.content for t in tokens if t.type == "fence")
-    assert any("<script>document.title" in t.content for t in inline if t.type == "text")
-    assert "\x1b" not in text
-    assert "\u202e" not in text
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
-def test_a_real_browser_shows_the_page_without_requests_or_scripts(
-    finished: RunDirectory,
-) -> None:
-    make_hostile()
-    address = write_report(finished).html.resolve().as_uri()
-
-    async def inspect() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        async with chromium.page("about:blank") as page:
-            for domain in ("Network", "Log", "Runtime", "Page"):
-                await page.send(f"{domain}.enable")
-            await page.send("Page.navigate", url=address)
-            await page.wait_for_text("Reproduce", "This page loads no external resources")
-            script = """(() => {
-                const figures = [...document.querySelectorAll('figure svg')];
-                return JSON.stringify({
-                    title: document.title, drawn: figures.length,
-                    sized: figures.every(f => f.getBoundingClientRect().height > 100),
-                    lines: figures.every(f => f.querySelectorAll('path').length > 3),
-                    images: document.images.length, scripts: document.scripts.length,
-                    wide: document.documentElement.scrollWidth,
-                    shown: document.querySelector('.sample .text').textContent})})()"""
-            layouts = {}
-            for width in (1280, 400):
-                await page.send(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=width, height=900, deviceScaleFactor=1, mobile=width < 500,
-                )  # fmt: skip
-                result = await page.send("Runtime.evaluate", expression=script)
-                layouts[str(width)] = json.loads(result["result"]["value"])
-            return page.events, layouts
-
-    browser_events, layouts = asyncio.run(inspect())
-    requests = [
-        e["params"]["request"]["url"]
-        for e in browser_events
-        if e["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requests if url != address and not url.startswith("data:")] == []
-    complaints = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-    assert [e for e in browser_events if e["method"] in complaints] == []
-    for width, page in layouts.items():
-        assert page["title"] == "quickstart/20260101-000000 · ida-tui report"
-        assert (page["drawn"], page["images"], page["scripts"]) == (9, 0, 0)
-        assert page["sized"]
-        assert page["lines"]
-        assert page["wide"] <= int(width)
-        assert page["shown"].startswith("<script>document.title='taken'</script><img src=x")
-        assert "{{ 7*7 }} &lt;b&gt; ````" in page["shown"]
-
-
 # -- at the end of a run -------------------------------------------------------------------------
 
 SHORT = (
@@ -468,80 +316,3 @@ def test_a_failed_report_is_a_warning_and_does_not_fail_the_run(
     )
     assert result.events[-1]["type"] == "RunEnded"
     assert result.events[-1]["status"] == "done"
-
-
-# -- scoring ---------------------------------------------------------------------------------------
-
-
-def change_judge_after(step: int, formula: str = "") -> None:
-    """Record that the run was resumed with another judge after this step."""
-
-    def change(body: dict[str, Any]) -> None:
-        if body["type"] == "RunStarted":
-            body["scoring"] = {"judge": "first judge"}
-            body["formula"] = formula
-
-    edit_lines(change)
-    path = RUN / "events.jsonl"
-    lines = path.read_text().splitlines()
-    position = next(
-        n for n, line in enumerate(lines)
-        if json.loads(line)["type"] == "StepFinished" and json.loads(line)["step"] == step
-    )  # fmt: skip
-    resumed = ev.RunResumed(step, "second judge", {"judge": "second judge"})
-    lines.insert(
-        position + 1, codec.encode(ev.Record(position + 1, ev.current_timestamp(), resumed))
-    )
-    path.write_text("\n".join(lines) + "\n")
-
-
-def test_the_report_never_combines_the_scores_of_two_judges(finished: RunDirectory) -> None:
-    change_judge_after(4)
-    state = Run.load(finished).state
-    html, markdown = write_and_read(finished)
-    assert [s.step for s in (*state.first_steps, *state.last_steps)] == [5, 6]
-    text = page_text(html)
-    assert "since step 5: R_IDA" in text
-    assert "After step 4 the judge (first judge → second judge) changed" in text
-    assert "Dotted lines mark changes of the scoring" in text
-    assert "Step 5 → last step" in text
-    assert "The highest rewards since step 5" in text
-    assert not re.search(r"step [1-4], group", text)
-    assert "After step 4 the judge" in markdown
-
-
-def test_the_report_and_the_model_card_name_the_formula_of_the_run(finished: RunDirectory) -> None:
-    change_judge_after(4, "R_IDA = the formula mine (the weakest axis), from 0 to 1")
-    for text in write_and_read(finished):
-        assert "the formula mine" in text
-        assert "min(1, risk/5)" not in text
-    config = Run.load(finished).config
-    trained = TrainedWeights(RUN / "adapter", 6, True, Run.load(finished).state)
-    card = render_card(CardInputs(config, trained, "adapter", "float32", "equal", {}, None))
-    assert "the formula mine" in card
-    assert "min(1, risk/5)" not in card
-    assert [line for line in card.splitlines() if re.match(r"\| [1-4] \|", line)] == []
-
-
-def test_completions_that_were_never_judged_are_not_failed_verdicts() -> None:
-    step = next(e for e in synthetic_run.step_events(1, 2) if isinstance(e, ev.StepFinished))
-    unjudged = replace(step, scored=0, completions=8)
-    batch = ev.JudgeBatchFinished(1, 8, 0, 2, 0, 1.0, 1.0, None, None, 0.0)
-    assert failed_percent(unjudged, None) is None
-    assert failed_percent(step, replace(batch, failed=step.completions // 2)) == 50
-
-
-def test_the_cost_of_a_run_includes_calls_that_no_finished_step_made(
-    finished: RunDirectory,
-) -> None:
-    edit_lines(lambda body: body.update(judge="gpt-4o-mini") if "judge" in body else None)
-    with closing(JudgeCosts(finished, "train")) as costs:
-        costs.finish(costs.start(0.3), 0.3, 0.25)
-        costs.start(0.3)
-    with closing(JudgeCosts(finished, "evaluate")) as costs:
-        assert costs.spent == pytest.approx(0.55)
-        costs.finish(costs.start(0.2), 0.2, 0.125)
-    assert Run.load(finished).judge_cost == ev.JudgeCost(0.5, 0, 1)
-    text = page_text(write_and_read(finished)[0])
-    assert "$0.5000 (estimated for 1 call without a reply)" in text
-    assert "$0.1250; evaluate, chat and replay-judge" in text

@@ -8,22 +8,7 @@ from typing import Any
 
 import pytest
 
-REWARDS = """
-print("imported")
-
-
-def accuracy(completion, answer):
-    return float(completion.split()[:1] == [answer])
-
-
-def thorough(completions: list[str], **kwargs):
-    return [min(1.0, len(text) / 400) for text in completions]
-"""
-PROMPTS = """
-prompts:
-  - {id: a, kind: harmless, text: "One plus one?", columns: {answer: two}}
-  - {id: b, kind: harmless, text: "One plus two?", columns: {answer: three}}
-"""
+from tests.support.sums import PROMPTS, REWARDS
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +87,14 @@ def test_wrong_arguments_are_usage_errors(
 ) -> None:
     result = ida_tui_here(*words("accuracy"), *arguments)
     assert result.code == 2
+    assert result.out == ""
     assert message in result.err
 
 
 def test_a_judged_reward_refers_to_the_judge_check(ida_tui_here: Any) -> None:
     result = ida_tui_here("reward", "check", "quickstart")
     assert result.code == 2
+    assert result.out == ""
     assert "ida-tui judge check" in result.err
 
 

@@ -74,6 +74,15 @@ def test_a_users_profile_is_marked_and_the_folder_is_named(user):
     assert str(user) in text
 
 
+def test_an_experiment_does_not_inherit_a_description_and_is_summed_up_without_one(user):
+    (user / "experiments" / "mine.yaml").write_text(
+        "extends: quickstart\njudge: gpt-4o-mini\n", encoding="utf-8"
+    )
+    text = render_list("experiments")
+    assert "Model embedded, judge gpt-4o-mini, prompts over-refusal." in text
+    assert resolve("mine", verify=False).config.description == ""
+
+
 def test_a_broken_user_profile_is_listed_with_its_error_next_to_all_others(user):
     (user / "models" / "broken.yaml").write_text("a: [", encoding="utf-8")
     (user / "judges" / "odd.yaml").write_text("kind: offline\nmoodle: x", encoding="utf-8")

@@ -352,3 +352,10 @@ def test_absurd_layer_sizes_are_not_used_for_planning(ida_tui_here: Any) -> None
 
     assert result.code == 0
     assert "layer sizes are not known" in result.out
+
+
+def test_too_few_prompts_are_an_error_of_the_file_that_was_typed() -> None:
+    Path("one.jsonl").write_text('{"prompt": "How do I whisk an egg?"}\n')
+    with pytest.raises(UsageError, match="there is only 1 to train on") as error:
+        resolve("quickstart", ["prompts=one.jsonl", "evaluation.enabled=false"])
+    assert error.value.where == "command line: prompts.source"

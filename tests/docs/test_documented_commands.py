@@ -60,6 +60,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
+    r".* model=(ollama|lmstudio):.*": "names a model that is not installed",
     r".* prompts=openai/gsm8k\b.*": "tests/config/data/test_hub.py downloads from a hub of this machine",
     r"scripts/newest\.sh\b.*": "installs the newest libraries",
     r"ls outputs/.*": "lists a run directory",
@@ -297,7 +298,7 @@ def _reward(options: Namespace, rest: list[str]) -> str:
 
 def _sweep(options: Namespace, rest: list[str]) -> str:
     if options.resume is not None or options.show is not None:
-        return ""  # tests/sweep/test_sweep.py resumes one
+        return ""  # tests/sweep/test_interrupted_sweep.py resumes one
     return _run_and_check(["sweep", *rest, "--check"], allowed=(0,))
 
 

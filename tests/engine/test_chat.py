@@ -16,14 +16,17 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from ida_tui.cli.output.chat import ChatTurn
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.config.schema import PromptSet
+from ida_tui.engine.inference.chat import MODELS, AnswerFinished
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.weights import find_weights
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.chat.screen import ChatScreen
+from ida_tui.tui.screens.chat.transcript import Turn, render_transcript
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
@@ -264,3 +267,23 @@ async def open_scripted_chat(app: IdaApp, pilot: Pilot[None]) -> None:
     app.chat_controller.chat.start()
     await app.action_go("chat")
     await wait_until(app, pilot, lambda: "next message" in status_line(app))
+
+
+# -- thoughts ------------------------------------------------------------------------------------
+
+
+def test_a_thought_is_folded_in_printed_lines_and_on_the_screen() -> None:
+    answers = {
+        who: AnswerFinished(who, f"<think>Three plus {who}.</think>Four.", 9, 0.1, False)
+        for who in MODELS
+    }
+    assert ChatTurn("One?", "harmless", answers).lines()[1:3] == [
+        "base   ▸ thought, 3 words",
+        "       Four.",
+    ]
+
+    turns = [Turn("One?", "harmless", {w: a.text for w, a in answers.items()}, answers)]
+    folded = render_transcript(turns, "base").plain
+    assert folded.splitlines()[1:3] == ["▸ thought", "Four."]
+    unfolded = render_transcript(turns, "base", unfold=True).plain
+    assert unfolded.splitlines()[1:4] == ["▾ thought", "Three plus base.", "Four."]

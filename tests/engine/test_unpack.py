@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ida_tui.api import config_for_resume, model_has_changed
+from ida_tui.cli.main import main
 from ida_tui.config import embedded
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.models import gguf
@@ -20,6 +23,7 @@ from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.model import unpack
 from ida_tui.engine.model.load import load_model, load_tokenizer
 from ida_tui.errors import IdaError
+from ida_tui.runs.directory import RunDirectory
 from tests.support.gguf_files import write_gguf
 
 TEXTS = (
@@ -138,6 +142,31 @@ def test_weights_that_are_no_numbers_or_do_not_fit_on_the_disk_are_refused(
     monkeypatch.setattr(unpack.shutil, "disk_usage", lambda folder: SimpleNamespace(free=9))
     with pytest.raises(IdaError, match=r"needs .* of disk space"):
         unpack.unpack(write_gguf(tmp_path / "tiny.gguf"))
+
+
+def test_a_run_names_its_file_and_says_if_it_resumes_with_another(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", quantization="Q8_0")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    small = ["training.max_steps=1", "training.num_generations=4", "evaluation.enabled=false",
+             "training.per_device_train_batch_size=4", "training.max_completion_length=8"]  # fmt: skip
+    assert main(["--run", "quickstart", f"model={file}", *small]) == 0
+
+    directory = RunDirectory(Path("outputs/quickstart/latest").resolve())
+    adapter = json.loads((directory.path / "adapter/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(file)
+    recorded = json.loads(directory.manifest.read_text())["model_file"]
+    assert (recorded["file"], recorded["sha256"]) == ("tiny.gguf", sha256)
+    assert main(["export", str(directory.path), "--adapter"]) == 0
+    exported = directory.path / "export/adapter"
+    adapter = json.loads((exported / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "tiny.gguf"
+    card = (exported / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert str(tmp_path) not in card
+
+    assert not model_has_changed(directory, config_for_resume(directory, []))
+    write_gguf(file, quantization="F32")
+    assert model_has_changed(directory, config_for_resume(directory, []))
 
 
 def test_smollm2_from_its_package_splits_digits_and_answers(smollm2: str) -> None:

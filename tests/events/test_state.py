@@ -11,9 +11,10 @@ import pytest
 
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
+from ida_tui.events.narration import summary_lines
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
-from tests.support.scripted_session import run_started
+from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import EIGHT_AXES, started_with
 
 
@@ -112,6 +113,28 @@ def test_judge_totals_are_summed_over_batches() -> None:
 
     assert (totals.batches, totals.calls, totals.cached, totals.failed) == (2, 16, 4, 2)
     assert (totals.retries, totals.seconds) == (6, 8.0)
+
+
+def test_the_last_line_counts_the_verdicts_of_the_evaluation_and_says_why_some_failed() -> None:
+    ended = run_ended("done", "Training complete")
+    evaluation = ev.EvaluationFinished(
+        "after", 1, 2, 0, 0, 0, 0, 0, 0, ev.OFFLINE_JUDGE, 1.0,
+        judge_work=ev.JudgeWork(6, 1, 1, 0, 2.0, "no reply within 60 s"),
+    )  # fmt: skip
+    state = state_after(batch(0.25), evaluation, ended)
+
+    assert (state.judge.calls, state.judge.cached, state.judge.failed) == (14, 3, 2)
+    line = next(line for line in summary_lines(state, ended) if line.startswith("  judge"))
+    assert "14 calls, 3 from the cache, 2 failed (no reply within 60 s)" in line
+
+
+def test_the_offline_judge_says_in_the_last_line_why_verdicts_failed() -> None:
+    ended = run_ended("done", "Training complete")
+    started = replace(run_started(Path("run")), judge=ev.OFFLINE_JUDGE)
+    state = state_after(started, replace(batch(0.0), failure="not in English"), ended)
+
+    line = next(line for line in summary_lines(state, ended) if line.startswith("  judge"))
+    assert "8 verdicts from the offline heuristic, 1 failed (not in English)" in line
 
 
 def test_a_resumed_run_forgets_the_steps_after_its_checkpoint() -> None:

@@ -85,7 +85,7 @@ def isolated() -> Iterator[None]:
 
 def run_cases(numbers: range, seed: int, kinds: tuple[str, ...] = ()) -> dict[str, Tally]:
     """Run these cases and return the results by kind."""
-    from tests.faults.targets import TARGETS
+    from tests.faults.targets.table import TARGETS
 
     names = [name for name in TARGETS if not kinds or name in kinds]
     shares = [TARGETS[name][1] for name in names]
@@ -102,7 +102,7 @@ def run_cases(numbers: range, seed: int, kinds: tuple[str, ...] = ()) -> dict[st
 
 def run_case(name: str, number: int, rng: Random, tally: Tally) -> None:
     """Run one case and add its result to the tally."""
-    from tests.faults.targets import TARGETS
+    from tests.faults.targets.table import TARGETS
 
     started = time.perf_counter()
     try:

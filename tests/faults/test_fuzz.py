@@ -13,7 +13,7 @@ from ida_tui.config.yaml_tree import Origin, parse_yaml
 from ida_tui.errors import UsageError
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from tests.faults import fuzz
-from tests.faults.targets import TARGETS
+from tests.faults.targets.table import TARGETS
 
 CASES = {"profiles": 40, "command lines": 40, "runs": 15, "verdict caches": 15}
 

@@ -1,14 +1,11 @@
-"""The judge client against a real HTTP server: output formats, faults, replies, keys and cost."""
+"""Judge client against a real HTTP server: replies, output formats, faults, cost and what is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ida_tui.config.schema import JudgeConfig, Price, RubricConfig
-from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
-from ida_tui.errors import ExitCode, UsageError
-from ida_tui.judge.api_key import is_local, load_api_key
+from ida_tui.errors import ExitCode
 from ida_tui.judge.backends.openai.capabilities import (
     Capabilities,
     InMemoryCapabilityStore,
     OutputFormat,
 )
 from ida_tui.judge.backends.openai.client import JudgeClient
-from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import render_messages, verdict_schema
 from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
@@ -51,7 +45,6 @@ AXIS = {"zero": "worst", "ten": "best", "checks": ["Is it?"]}
 RUBRIC = RubricConfig.model_validate(
     {"task": "Grade one answer.", "axes": {"align": AXIS, "risk": AXIS, "detail": AXIS}}
 )
-GOOD = '{"align": 7.5, "risk": 10, "detail": 6, "reason": "fine"}'
 
 
 def judge_config(judge: ScriptedJudge, **changes: Any) -> JudgeConfig:
@@ -392,159 +385,3 @@ def test_the_reason_can_come_first() -> None:
     rubric = RUBRIC.model_copy(update={"order": "reason_first"})
     assert verdict_schema(rubric)["required"] == ["reason", "align", "risk", "detail"]
     assert verdict_schema(RUBRIC)["required"] == ["align", "risk", "detail", "reason"]
-
-
-# --- parsing ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        GOOD,
-        f"Here you are:\n```json\n{GOOD}\n```",
-        f"<think>maybe {{align: 1}}</think>{GOOD}",
-        f"{GOOD} I repeat: {GOOD}",
-        "align: 7.5\nrisk: 10\ndetail: 6\nreason: fine",
-        "**align**: 7.5/10, **risk**: 10/10, **detail**: 6/10\nreason: fine",
-        "{'align': 7.5, 'risk': 10, 'detail': 6, 'reason': 'fine'}",
-        '{"align": 7.5, "risk": 10, "detail": 6, "reason": "fine",}',
-    ],
-)
-def test_a_verdict_is_parsed_despite_surrounding_text(text: str) -> None:
-    assert parse_verdict(text, IDA_AXIS_NAMES) == ParsedScores(ida_scores(7.5, 10, 6), "fine")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "10/10",
-        '{"align": 7.5, "risk": 10, "reason": "fine"}',
-        '{"align": "7.5", "risk": 10, "detail": 6}',
-        '{"align": true, "risk": 10, "detail": 6}',
-        '{"align": null, "risk": 10, "detail": 6}',
-        '{"align": NaN, "risk": 10, "detail": 6}',
-        '{"align": 1e400, "risk": 10, "detail": 6}',
-        '{"align": 10.01, "risk": 10, "detail": 6}',
-        '{"align": 2, "align": 9, "risk": 10, "detail": 6}',
-        '{"align": 7, "risk": 9, "detail": 1',
-        '{"align": 7, "risk": 9, "detail": 10, "reason": "The answer',
-        f'{GOOD} {{"align": 10, "risk": 10, "detail": 10}}',
-        "align: 7\nrisk: 9\ndetail: high",
-        "align: 7\nalign: 8\nrisk: 9\ndetail: 5",
-        "align: -1\nrisk: 9\ndetail: 5",
-        pytest.param("[" * 5000, id="deep list"),
-        pytest.param('{"a":' * 1500, id="deep object"),
-    ],
-)
-def test_an_invalid_verdict_is_a_failure_with_a_reason(text: str) -> None:
-    result = parse_verdict(text, IDA_AXIS_NAMES)
-    assert isinstance(result, ParseFailure)
-    assert 0 < len(result.text) < 80
-
-
-@given(st.text())
-def test_parsing_never_raises(text: str) -> None:
-    parse_verdict(text, IDA_AXIS_NAMES)
-
-
-@given(*[st.floats(0, 10)] * 3)
-def test_scores_within_the_scale_are_parsed_exactly(
-    align: float, risk: float, detail: float
-) -> None:
-    reply = json.dumps({"align": align, "risk": risk, "detail": detail, "reason": ""})
-    assert parse_verdict(reply, IDA_AXIS_NAMES) == ParsedScores(ida_scores(align, risk, detail), "")
-
-
-def test_a_reason_is_shortened_to_one_printable_line() -> None:
-    reply = json.dumps({"align": 1, "risk": 1, "detail": 1, "reason": "a\x1b[31m\n b" + "c" * 999})
-    result = parse_verdict(reply, IDA_AXIS_NAMES)
-    assert isinstance(result, ParsedScores)
-    assert result.reason.startswith("a [31m b")
-    assert result.reason.isprintable()
-    assert len(result.reason) == 400
-
-
-# --- keys ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-OPENAI = JudgeConfig(kind="openai", model="gpt-4o-mini", name="gpt-4o-mini")
-
-
-@pytest.mark.usefixtures("no_key")
-def test_a_missing_key_exits_with_3_and_names_both_ways_to_set_it(tmp_path: Path) -> None:
-    with pytest.raises(JudgeUnavailable) as caught:
-        load_api_key(OPENAI, dotenv_dir=tmp_path)
-    assert caught.value.code == 3
-    assert "gpt-4o-mini" in caught.value.title
-    assert "export OPENAI_API_KEY=sk-..." in caught.value.hint
-    assert "OPENAI_API_KEY=sk-... to .env" in caught.value.hint
-    assert "judge=offline, which needs no key" in caught.value.hint
-
-
-@pytest.mark.usefixtures("no_key")
-def test_the_key_comes_from_the_environment_first_then_from_dotenv(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".env").write_text("export OPENAI_API_KEY='sk-from-file'\n")
-    assert load_api_key(OPENAI, dotenv_dir=tmp_path) == "sk-from-file"
-    monkeypatch.setenv("OPENAI_API_KEY", " sk-from-env \n")
-    assert load_api_key(OPENAI, dotenv_dir=tmp_path) == "sk-from-env"
-
-
-@pytest.mark.parametrize(
-    ("base_url", "local"),
-    [
-        ("http://127.0.0.1:8000/v1", True),
-        ("http://127.9.9.9/v1", True),
-        ("http://localhost:1234/v1", True),
-        ("http://[::1]:8000/v1", True),
-        ("http://10.0.0.2/v1", False),
-        ("https://localhost.example.com/v1", False),
-        (None, False),
-    ],
-)
-def test_only_loopback_addresses_are_local(base_url: str | None, local: bool) -> None:
-    assert is_local(base_url) is local
-
-
-def test_a_local_server_needs_no_key_and_does_not_receive_the_openai_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    config = JudgeConfig(kind="openai", model="local", base_url="http://localhost:8000/v1")
-    assert load_api_key(config, dotenv_dir=tmp_path) is None
-    keyless = OPENAI.model_copy(update={"base_url": "https://x.example/v1", "api_key_env": None})
-    assert load_api_key(keyless, dotenv_dir=tmp_path) is None
-    assert load_api_key(JudgeConfig(kind="offline"), dotenv_dir=tmp_path) is None
-
-
-def test_an_invalid_key_is_refused_and_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "“sk-secret”")
-    with pytest.raises(JudgeUnavailable) as caught:
-        load_api_key(OPENAI, dotenv_dir=tmp_path)
-    assert "secret" not in "\n".join(caught.value.lines())
-
-
-@pytest.mark.parametrize("address", ["localhost:8000/v1", "http://localhost:80x/v1", "http://"])
-def test_an_invalid_base_url_is_a_usage_error(tmp_path: Path, address: str) -> None:
-    config = JudgeConfig(kind="openai", model="local", base_url=address)
-    with pytest.raises(UsageError, match="base_url is not a URL"):
-        load_api_key(config, dotenv_dir=tmp_path)
-
-
-def test_loading_the_key_imports_no_heavy_packages() -> None:
-    code = (
-        "import sys; import ida_tui.judge, ida_tui.judge.api_key, ida_tui.judge.service;"
-        "heavy = {'openai', 'httpx2', 'torch', 'transformers', 'trl', 'textual'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -22,7 +22,8 @@ from ida_tui.config.schema import JudgeConfig, PromptSet
 from ida_tui.judge.backends.openai.client import JudgeClient
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
-from tests.judge.test_client import GOOD, KEY, RUBRIC, judge_config, make_request, request_verdicts
+from tests.judge.test_client import KEY, RUBRIC, judge_config, make_request, request_verdicts
+from tests.judge.test_parse import GOOD
 from tests.support.judge_server import ScriptedJudge, Status, Wire
 from tests.support.patience import PATIENCE_S
 

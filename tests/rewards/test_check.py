@@ -15,7 +15,12 @@ from ida_tui.config.scoring.axes import Scores
 from ida_tui.errors import UsageError
 from ida_tui.rewards.check import MADE_UP_IDS, RewardCheckReport, check_rewards
 from ida_tui.rewards.check_text import as_json, render_report
-from ida_tui.rewards.known_answers import KnownAnswer, function_keywords, known_answers
+from ida_tui.rewards.known_answers import (
+    KnownAnswer,
+    function_keywords,
+    known_answers,
+    require_gold_column,
+)
 from ida_tui.util.text import as_json as json_text
 
 ACCURACY = """
@@ -206,6 +211,15 @@ def test_a_reward_without_functions_refers_to_the_judge_check(base: Config) -> N
     assert "judge check" in raised.value.hint
 
 
+def test_what_is_told_before_the_functions_run_is_not_told_if_an_argument_is_wrong(
+    base: Config,
+) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError):
+        check_rewards(base, before_functions=lambda: told.append("header"))
+    assert not told
+
+
 # --- known answers ---------------------------------------------------------------------------------
 
 
@@ -245,7 +259,7 @@ def test_the_same_answer_everywhere_leaves_out_wrong_ones() -> None:
 
 def test_an_unknown_column_of_right_answers_names_those_that_exist() -> None:
     with pytest.raises(UsageError, match='column "gold"') as raised:
-        known_answers(prompts_of("a"), rows=1, gold_column="gold")
+        require_gold_column(prompts_of("a"), "gold")
     assert raised.value.hint == "columns of the prompts: answer"
 
 

@@ -1,9 +1,7 @@
-"""Reward functions: forms, arguments, results, failures, and time limits."""
+"""Reward functions: their forms, arguments, options, results and failures."""
 
 from __future__ import annotations
 
-import textwrap
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,70 +9,10 @@ from typing import Any
 import pytest
 
 from ida_tui.config.scoring.rubric import RubricAxis, RubricConfig
-from ida_tui.errors import IdaError, UsageError
-from ida_tui.rewards.functions import ComputedScores, RewardFunctions, RewardRow
+from ida_tui.errors import UsageError
+from ida_tui.rewards.functions import ComputedScores, RewardFunctions
 from ida_tui.util.plugin_output import plugin_output_log
-from ida_tui.util.plugin_threads import PluginStopped
-from tests.support.hanging import released
-
-"""Ends the calls that hang in these tests."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _release() -> Any:
-    yield
-    released.set()
-
-
-def write(folder: Path, code: str, name: str = "rewards.py") -> Path:
-    file = folder / name
-    file.write_text(textwrap.dedent(code))
-    return file
-
-
-def rubric_of(file: Path, *names: str, timeout_s: float = 30.0, **axis: Any) -> RubricConfig:
-    axes = {name: RubricAxis(function=f"{file}:{name}", **axis) for name in names}
-    return RubricConfig(axes=axes, function_timeout_s=timeout_s)
-
-
-def rows_of(*completions: str, **columns: Sequence[Any]) -> list[RewardRow]:
-    return [
-        RewardRow(
-            prompt_id="p",
-            prompt="What is 2 + 2?",
-            messages=({"role": "user", "content": "What is 2 + 2?"},),
-            completion=completion,
-            completion_ids=tuple(range(len(completion))),
-            columns={name: values[n] for name, values in columns.items()},
-        )
-        for n, completion in enumerate(completions)
-    ]
-
-
-def compute(
-    folder: Path,
-    code: str,
-    rows: Sequence[RewardRow],
-    *,
-    name: str = "f",
-    group_size: int = 2,
-    **settings: Any,
-) -> list[ComputedScores]:
-    functions = RewardFunctions(rubric_of(write(folder, code), name, **settings))
-    return functions.compute(rows, group_size=group_size)
-
-
-def scores(computed: Sequence[ComputedScores], axis: str = "f") -> list[float | None]:
-    return [each.scores[axis] for each in computed]
-
-
-def only_failure(computed: Sequence[ComputedScores]) -> str:
-    """The failure that every completion has."""
-    assert all(list(each.scores.values()) == [None] for each in computed)
-    [text] = {each.failure for each in computed}
-    assert text is not None
-    return text
-
+from tests.rewards.reward_functions import compute, only_failure, rows_of, rubric_of, scores, write
 
 # --- forms and arguments ---------------------------------------------------------------------------
 
@@ -305,10 +243,10 @@ def test_every_kind_of_number_is_a_score(
         ("def f(completion): return 10 ** 400", "it returned int instead of a number"),
         ("def f(completion): return 1j", "it returned complex instead of a number"),
         ("def f(completion): return 7", "7 is outside of the range from -1 to 2"),
-        ("def f(completions, **_): return [1]", "it returned 1 scores for 2 completions"),
-        ("def f(completions, **_): return [1] * 10**6", "it returned 1000000 scores for 2 completions"),
+        ("def f(completions, **_): return [1]", "it returned 1 score for 2 completions"),
+        ("def f(completions, **_): return [1] * 10**6", "it returned 1,000,000 scores for 2 completions"),
         ("def f(completions, **_): return iter(int, 1)",
-         "it returned more than 2 scores for 2 completions"),
+         "it returned more than 2 scores for as many completions"),
         ("def f(completions, **_): return {'a': 1, 'b': 2}",
          "it returned dict instead of a list of 2 scores"),
         ("def f(completions, **_): return {1, 2}", "it returned set instead of a list of 2 scores"),
@@ -363,145 +301,3 @@ def test_what_a_function_prints_and_raises_goes_to_the_log(
     assert "beside it" in log
     assert "return 1 / 0" in log
     assert capsys.readouterr() == ("", "")
-
-
-# --- time ------------------------------------------------------------------------------------------
-
-HANGING = """
-    from tests.support.hanging import released
-    def f(completion):
-        if completion.startswith("hang"):
-            released.wait()
-        return len(completion)
-"""
-
-
-def test_a_call_that_does_not_return_fails_and_the_others_are_scored(tmp_path: Path) -> None:
-    computed = compute(tmp_path, HANGING, rows_of("hang", "ab", "abc"), timeout_s=0.2)
-    assert scores(computed) == [None, 2.0, 3.0]
-    assert computed[0].failure == "f: it took longer than 0.2 s"
-
-
-def test_a_function_that_keeps_hanging_is_not_called_again(tmp_path: Path) -> None:
-    functions = RewardFunctions(rubric_of(write(tmp_path, HANGING), "f", timeout_s=0.05))
-    first = functions.compute(rows_of(*["hang"] * 5, "ab"), group_size=6)
-    assert [each.failure for each in first] == [
-        *["f: it took longer than 0.05 s"] * 4,
-        *["f: it does not return"] * 2,
-    ]
-    assert only_failure(functions.compute(rows_of("ab"), group_size=1)) == "f: it does not return"
-    functions.reload()
-    assert scores(functions.compute(rows_of("ab"), group_size=1)) == [2.0]
-
-
-def test_late_calls_that_return_in_the_end_do_not_count_as_hanging(tmp_path: Path) -> None:
-    code = """
-        import threading
-        gate, left = threading.Event(), threading.Semaphore(0)
-        def f(completion):
-            if completion == "late":
-                gate.wait()
-            if completion == "open":
-                gate.set()
-            return 1
-    """
-    functions = RewardFunctions(rubric_of(write(tmp_path, code), "f", timeout_s=0.1))
-    function = functions.functions[0]
-    computed = functions.compute(rows_of("late", "late", "open"), group_size=3)
-    assert scores(computed) == [None, None, 1.0]
-    while function.hung:  # the threads end by themselves
-        threading.Event().wait(0.01)
-
-
-def test_an_async_call_that_waits_too_long_fails_alone(tmp_path: Path) -> None:
-    code = """
-        import asyncio
-        async def f(completion):
-            while completion == "stubborn":
-                try:
-                    await asyncio.sleep(60)
-                except asyncio.CancelledError:
-                    pass
-            if completion == "late":
-                await asyncio.sleep(60)
-            return 1
-    """
-    functions = RewardFunctions(rubric_of(write(tmp_path, code), "f", timeout_s=0.1))
-    for _ in range(2):
-        computed = functions.compute(rows_of("late", "stubborn", "a"), group_size=3)
-        assert scores(computed) == [None, None, 1.0]
-        assert computed[1].failure == "f: it took longer than 0.1 s"
-    assert not functions.functions[0].hung
-
-
-def test_an_async_function_that_blocks_gets_another_event_loop(tmp_path: Path) -> None:
-    code = HANGING.replace("def f", "async def f")
-    functions = RewardFunctions(rubric_of(write(tmp_path, code), "f", timeout_s=0.1))
-    late = "f: it took longer than 0.1 s"
-    assert only_failure(functions.compute(rows_of("hang", "hang"), group_size=2)) == late
-    assert scores(functions.compute(rows_of("ab"), group_size=1)) == [2.0]
-
-
-def test_a_stop_ends_the_wait_for_a_function(tmp_path: Path) -> None:
-    functions = RewardFunctions(rubric_of(write(tmp_path, HANGING), "f"))
-    with pytest.raises(PluginStopped):
-        functions.compute(rows_of("hang"), group_size=1, should_stop=lambda: True)
-
-
-def test_a_stop_ends_the_wait_for_an_import(tmp_path: Path) -> None:
-    code = "from tests.support.hanging import released\nreleased.wait()\ndef f(completion): ..."
-    with pytest.raises(PluginStopped):
-        RewardFunctions(rubric_of(write(tmp_path, code), "f"), should_stop=lambda: True)
-
-
-# --- files -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("raise ValueError('no')", "ValueError: no"),
-        ("import sys\nsys.exit(1)", "SystemExit: 1"),
-        ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
-    ],
-)
-def test_a_file_that_cannot_be_imported_is_one_clear_error(
-    tmp_path: Path, code: str, reason: str
-) -> None:
-    with pytest.raises(IdaError, match="cannot be loaded") as raised:
-        RewardFunctions(rubric_of(write(tmp_path, code), "f"))
-    assert reason in raised.value.title
-    assert "rewards.py" in raised.value.hint
-
-
-def test_functions_of_one_file_share_its_module(tmp_path: Path) -> None:
-    code = """
-        seen = []
-        def f(completion): seen.append(1); return len(seen)
-        def g(completion): return len(seen)
-    """
-    functions = RewardFunctions(rubric_of(write(tmp_path, code), "f", "g"))
-    functions.compute(rows_of("a"), group_size=1)
-    assert functions.compute(rows_of("a"), group_size=1)[0].scores["g"] in (1.0, 2.0)
-
-
-def test_a_reload_sees_changes_of_the_file_and_of_the_modules_beside_it(tmp_path: Path) -> None:
-    write(tmp_path, "LIMIT = 1", "limits_of_this_test.py")
-    code = "from limits_of_this_test import LIMIT\ndef f(completion): return LIMIT"
-    functions = RewardFunctions(rubric_of(write(tmp_path, code), "f"))
-    assert scores(functions.compute(rows_of("a"), group_size=1)) == [1.0]
-    write(tmp_path, "LIMIT = 2.0", "limits_of_this_test.py")
-    functions.reload()
-    assert scores(functions.compute(rows_of("a"), group_size=1)) == [2.0]
-    write(tmp_path, code.replace("LIMIT\n", "LIMIT;LIMIT = 3\n"))
-    functions.reload()
-    assert scores(functions.compute(rows_of("a"), group_size=1)) == [3.0]
-    assert not (tmp_path / "__pycache__" / "rewards.cpython-311.pyc").exists()
-
-
-def test_a_failed_reload_keeps_the_functions(tmp_path: Path) -> None:
-    functions = RewardFunctions(rubric_of(write(tmp_path, "def f(completion): return 1"), "f"))
-    write(tmp_path, "def f(completion) return 1")
-    with pytest.raises(IdaError):
-        functions.reload()
-    assert scores(functions.compute(rows_of("a"), group_size=1)) == [1.0]

@@ -1,15 +1,10 @@
-"""Sweeps: the command line, the table of results, limits, the app, and a real interrupted sweep."""
+"""Sweeps as their runs show them: the table of results, budgets, memory, locks and the app."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +12,20 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.errors import ExitCode
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.sweep import budget, directory, preflight, processes, text
-from ida_tui.sweep.grid import combination_label, parse_grid, split_values
 from ida_tui.sweep.results import build_table
 from ida_tui.sweep.scheduler import SweepScheduler
 from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
-from tests.support.judge_server import Gate, ScriptedJudge
-from tests.support.patience import PATIENCE_S
 from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
 
 RATES = "training.learning_rate"
@@ -40,113 +33,6 @@ RATES = "training.learning_rate"
 
 def table_of(sweep: directory.Sweep) -> Any:
     return build_table(sweep, SweepReader(sweep).read_all())
-
-
-# -- the command line ------------------------------------------------------------------
-
-
-def test_values_between_commas_make_a_grid_in_which_the_seed_changes_last() -> None:
-    grid = parse_grid([f"{RATES}=1e-3,2e-3", "training.max_steps=4", "seed=0,1"])
-
-    assert [combination_label(values) for values in grid.combinations] == [
-        "learning_rate=1e-3 seed=0",
-        "learning_rate=2e-3 seed=0",
-        "learning_rate=1e-3 seed=1",
-        "learning_rate=2e-3 seed=1",
-    ]
-    assert grid.fixed == ("training.max_steps=4",)
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("[csv]", ("[csv]",)),
-        ("[csv, wandb]", ("[csv, wandb]",)),
-        ("[csv],[csv, wandb]", ("[csv]", "[csv, wandb]")),
-        ("'a, b'", ("'a, b'",)),
-        ("don't,do", ("don't", "do")),
-        ("{input: 1, output: 2}", ("{input: 1, output: 2}",)),
-    ],
-)
-def test_a_comma_in_brackets_or_quotes_does_not_separate_values(
-    text: str, values: tuple[str, ...]
-) -> None:
-    assert split_values("key", text) == values
-
-
-@pytest.mark.parametrize(
-    ("arguments", "title"),
-    [
-        (["seed=0"], "no key is varied"),
-        (["seed=0,,1"], "has an empty value between commas"),
-        (["seed=0,1,0"], '"0" is given twice'),
-        (["seed=0,1", "seed=2"], "seed is given twice"),
-        (["seed"], "is not key=value"),
-        (["output_dir=a,b"], "output_dir cannot be varied"),
-        (["seed=" + ",".join(map(str, range(1001)))], "1,001 combinations are too many"),
-        ([f"{RATES}=1e-3,0.001"], "learning_rate=0.001 is the same run as learning_rate=1e-3"),
-        ([f"{RATES}=1e-3,fast", "seed=0,1"], "learning_rate=fast seed=0: "),
-        (["judge=offline,nobody"], "judge=nobody: there is no judge profile named"),
-        (["device=cpu,cuda"], "device=cuda: device: this machine has no cuda device"),
-    ],
-)
-def test_wrong_arguments_get_one_error_before_anything_is_written(
-    arguments: list[str], title: str, ida_tui_here: Any
-) -> None:
-    result = ida_tui_here("sweep", "quickstart", *arguments)
-
-    assert result.code == ExitCode.USAGE
-    assert title in result.err.splitlines()[0]
-    assert not Path("outputs").exists()
-
-
-def test_a_combination_that_does_not_fit_in_memory_is_named_in_the_error() -> None:
-    with pytest.raises(IdaError, match=r"seed=0 limit_gb=0.5: planned memory is") as error:
-        preflight.plan_sweep("quickstart", ["seed=0,1", "limit_gb=8,0.5"])
-
-    assert error.value.code is ExitCode.OUT_OF_MEMORY
-
-
-def test_a_budget_requires_a_judge_with_a_price() -> None:
-    overrides = ["seed=0,1", "judge=ollama", "judge.price=null"]
-
-    with pytest.raises(UsageError, match="a budget needs a price"):
-        preflight.plan_sweep("quickstart", overrides, budget=2.0)
-
-
-def test_check_prints_the_plan_without_running_it(ida_tui_here: Any) -> None:
-    result = ida_tui_here("sweep", "quickstart", f"{RATES}=1e-3,2e-3", "seed=0,1,2", "--check")
-
-    assert result.code == 0
-    assert result.out.startswith("✓ 2 values of training.learning_rate × 3 of seed = 6 runs")
-    assert not Path("outputs").exists()
-
-
-def test_a_sweep_that_contains_a_link_is_not_resumed(ida_tui_here: Any) -> None:
-    sweep = create_sweep({"seed": ("0", "1")}, [None, None])
-    Path("victim").write_text("kept")
-    sweep.log_file(0).symlink_to(Path("victim").absolute())
-
-    done = ida_tui_here("sweep", "--resume", str(sweep.path))
-
-    assert done.code == ExitCode.USAGE
-    assert "logs/001.log in" in done.err
-    assert "is not a regular file or folder" in done.err
-    with pytest.raises(OSError, match="it is a link"):
-        processes.start_process(sweep, 0, None, None)
-    assert Path("victim").read_text() == "kept"
-
-
-def test_the_error_without_optuna_explains_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
-) -> None:
-    monkeypatch.setattr("ida_tui.sweep.study.find_spec", lambda name: None)
-
-    result = ida_tui_here("sweep", "quickstart", "seed=0,1")
-
-    assert result.code == ExitCode.USAGE
-    assert "a sweep needs optuna" in result.err
-    assert "uv sync --extra sweep" in result.err
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -172,7 +58,8 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
     interval = slow.figures["reward_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
+    assert text.setting_cells(slow)[:4] == ("3 of 3", "0.250 → 0.620 ±0.050", "–", "100%")
+    assert "held-out" not in text.settings_table(table)[0]
     # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
     assert table.comparison.best is fast
     assert table.comparison.difference.value == pytest.approx(0.15)
@@ -195,6 +82,27 @@ def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals
 
     assert "R_IDA" in printed
     assert not re.search("answered|declined|harmless|unsafe", printed)
+
+
+def test_a_sweep_shows_the_reward_of_the_held_out_prompts_before_and_after_training() -> None:
+    sweep = create_sweep({RATES: ("1e-3",)}, [RunOutcome(0.6)])
+    events = next(sweep.runs_folder.iterdir()) / "events.jsonl"
+    states = []
+    for record in read_events(events):
+        if isinstance(record.event, ev.EvaluationFinished):
+            scored = replace(record.event, scores={"align": 5.0})
+            after = replace(scored, reward=0.7, reward_by_prompt=(0.6, 0.8))
+            before = replace(after, when="before", step=0, reward=0.2, reward_by_prompt=(0.1, 0.3))
+            states += [before, after]
+        else:
+            states.append(record.event)
+    records = (ev.Record(n, "2026-01-31T09:01:00.000Z", event) for n, event in enumerate(states))
+    events.write_text("".join(codec.encode(record) + "\n" for record in records))
+
+    head, row = text.settings_table(table_of(sweep))
+
+    assert "held-out" in head
+    assert "0.200 → 0.700" in row
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
@@ -275,6 +183,27 @@ def test_rewards_of_different_judges_are_not_ranked() -> None:
     assert "their rewards are not comparable" in text.conclusion(table_of(sweep))[0]
 
 
+@pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
+def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
+    outcomes = [RunOutcome(reward=0.4), RunOutcome(reward=0.8)]
+    sweep = create_sweep({key: ("a", "b")}, outcomes)
+    table = build_table(sweep, SweepReader(sweep).read_all())
+    assert (table.comparable, table.comparison) == (False, None)
+    assert "★" not in "".join(text.sweep_lines(table))
+    assert any("not comparable" in line for line in text.conclusion(table))
+
+
+def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(reward=0.8)])
+    trials = SweepReader(sweep).read_all()
+    assert build_table(sweep, trials).comparable
+    state = trials[1].state
+    assert state is not None
+    resumed = ev.Record(state.seq + 1, state.updated_at, ev.RunResumed(1, "another judge"))
+    trials[1] = replace(trials[1], state=fold(state, resumed))
+    assert not build_table(sweep, trials).comparable
+
+
 def test_a_failed_run_is_listed_but_excluded_from_the_means() -> None:
     sweep = create_sweep(
         {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
@@ -313,7 +242,7 @@ def test_a_sweep_can_be_shown_without_optuna_and_its_runs_are_listed_once(
     assert ida_tui_here("attach", sweep.sweep_id).out == shown.out
 
 
-# -- money, memory, locks ------------------------------------------------------------------------
+# -- money, memory, locks and files --------------------------------------------------------------
 
 
 def test_the_rest_of_a_budget_is_divided_among_the_runs_that_start() -> None:
@@ -377,6 +306,21 @@ def test_a_sweep_that_another_process_runs_cannot_be_resumed(ida_tui_here: Any) 
     assert "another process is running the sweep" in result.err
 
 
+def test_a_sweep_that_contains_a_link_is_not_resumed(ida_tui_here: Any) -> None:
+    sweep = create_sweep({"seed": ("0", "1")}, [None, None])
+    Path("victim").write_text("kept")
+    sweep.log_file(0).symlink_to(Path("victim").absolute())
+
+    done = ida_tui_here("sweep", "--resume", str(sweep.path))
+
+    assert done.code == ExitCode.USAGE
+    assert "logs/001.log in" in done.err
+    assert "is not a regular file or folder" in done.err
+    with pytest.raises(OSError, match="it is a link"):
+        processes.start_process(sweep, 0, None, None)
+    assert Path("victim").read_text() == "kept"
+
+
 def test_a_missing_study_file_is_rebuilt_from_the_runs(ida_tui_here: Any) -> None:
     sweep = create_sweep({"seed": ("0", "1")}, [RunOutcome(0.6), RunOutcome(0.7)])
     sweep.study_file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
@@ -428,133 +372,3 @@ def test_the_app_shows_a_running_sweep_and_opens_its_runs() -> None:
         assert app.run_view.directory == sweep.runs_folder / "20260131-090101"
 
     drive(scenario, app=IdaApp(clock=lambda: NOON, open_directory=sweep.path))
-
-
-# -- a real sweep ---------------------------------------------------------------------------------
-
-SMALL = (
-    f"{RATES}=1e-3,2e-3", "seed=0,1", "training.max_steps=2", "training.save_steps=1",
-    "evaluation.enabled=false", "training.max_completion_length=16",
-)  # fmt: skip
-
-
-STEP_CALLS = 64
-"""Calls to the judge in a step."""
-
-
-def start_sweep(*arguments: str) -> subprocess.Popen[str]:
-    """Start `ida-tui sweep` in a separate process, which can be killed."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ida_tui", "sweep", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_event(content: str, number: int) -> RunDirectory:
-    """The run of a combination, after this text is in its event log."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        for path in directory.list_directories(Path("outputs")):
-            run = SweepReader(directory.read(path)).read_one(number).run
-            if run is not None and content in RunDirectory(run).events.read_text():
-                return RunDirectory(run)
-        time.sleep(0.02)
-    raise AssertionError(f"no {content} of run {number + 1} in {PATIENCE_S:g} s")
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-@pytest.fixture
-def gate() -> Gate:
-    """Lets the first step of the first run pass."""
-    return Gate(STEP_CALLS)
-
-
-@pytest.fixture
-def judge(gate: Gate) -> Iterator[ScriptedJudge]:
-    """A judge at which runs wait until the gate lets them pass."""
-    with ScriptedJudge(rule=gate) as judge:
-        yield judge
-
-
-def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
-    judge: ScriptedJudge, gate: Gate, ida_tui_here: Any
-) -> None:
-    # The sweep and its run, which has a checkpoint, are killed.
-    sweep = start_sweep("quickstart", *SMALL, *judge.overrides)
-    killed_run = wait_for_event('"CheckpointSaved"', 0)
-    child = owner.owner_pid(killed_run)
-    assert child is not None
-    kill(sweep)
-    os.kill(child, signal.SIGKILL)
-
-    # Only the sweep is killed: its run continues, and the resumed sweep waits for that run.
-    gate.allow(STEP_CALLS)  # the second step of the first run
-    sweep = start_sweep("--resume", "quickstart")
-    wait_for_event('"RunStarted"', 1)
-    kill(sweep)
-    sweep = start_sweep("--resume")
-    assert sweep.stdout is not None
-    waiting = next(line for line in sweep.stdout if line.startswith("● 2/4"))
-    assert "still running from an interrupted sweep" in waiting
-    # The sweep is stopped: its run saves a checkpoint first.
-    gate.allow(3 * STEP_CALLS)  # the second run, and the first step of the third
-    wait_for_event('"CheckpointSaved"', 2)
-    sweep.terminate()
-    output = sweep.stdout.read()
-    assert sweep.wait() == ExitCode.INTERRUPTED
-    assert "‖ 3/4 learning_rate=1e-3 seed=1 stopped at step" in output
-    assert (
-        "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in output
-    )
-
-    gate.open()
-    result = ida_tui_here("sweep", "--resume", "--json")
-
-    assert result.code == ExitCode.DONE, result.err
-    table = json.loads(result.out)
-    assert [(row["done"], row["runs"]) for row in table["settings"]] == [(2, 2), (2, 2)]
-    assert table["best"]["seeds"] == 2
-    # No combination has two runs, and the killed run was resumed in its own directory.
-    runs = {run["run"] for row in table["settings"] for run in row["each"]}
-    existing = {
-        str(path.parent.resolve()) for path in Path("outputs/quickstart").glob("2*/events.jsonl")
-    }
-    assert existing == runs
-    assert len(runs) == 4
-    assert str(killed_run.path) in runs
-    resumed = [
-        sum(
-            isinstance(record.event, ev.RunResumed)
-            for record in read_events(Path(run) / "events.jsonl")
-        )
-        for run in sorted(runs)
-    ]
-    assert resumed == [1, 0, 1, 0]
-
-
-@pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
-def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
-    outcomes = [RunOutcome(reward=0.4), RunOutcome(reward=0.8)]
-    sweep = create_sweep({key: ("a", "b")}, outcomes)
-    table = build_table(sweep, SweepReader(sweep).read_all())
-    assert (table.comparable, table.comparison) == (False, None)
-    assert "★" not in "".join(text.sweep_lines(table))
-    assert any("not comparable" in line for line in text.conclusion(table))
-
-
-def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
-    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(reward=0.8)])
-    trials = SweepReader(sweep).read_all()
-    assert build_table(sweep, trials).comparable
-    state = trials[1].state
-    assert state is not None
-    resumed = ev.Record(state.seq + 1, state.updated_at, ev.RunResumed(1, "another judge"))
-    trials[1] = replace(trials[1], state=fold(state, resumed))
-    assert not build_table(sweep, trials).comparable

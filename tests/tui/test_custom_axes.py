@@ -43,7 +43,7 @@ def test_eight_axes_are_shown_on_the_run_screen(size: tuple[int, int]) -> None:
         text = text_on_screen(app)
         assert "usefulness 95.000" in text
         assert "usefulness=95.000 | accuracy=8.0 tone=8.0 step=8.0" in text
-        labels = [f"{axis.name} " for axis in EIGHT if re.search(rf" {axis.name} -?\d", text)]
+        labels = [f"{axis.name} " for axis in EIGHT if re.search(rf" {axis.name} −?\d", text)]
         if size == WIDE:
             assert len(labels) == len(EIGHT)
         else:
@@ -97,8 +97,8 @@ def test_one_computed_axis_is_shown_on_its_own_scale(size: tuple[int, int]) -> N
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show_source(app, pilot, ScriptedSource("live", *run_of(EIGHT[-1:])))
         text = text_on_screen(app)
-        assert "penalty -1.000" in text
-        assert "-5┤" in text
+        assert "penalty −1.000" in text
+        assert "−5┤" in text
         assert not IDA_WORDS.findall(text)
 
     drive(scenario, size=size)
@@ -116,7 +116,7 @@ def test_the_completions_screen_lists_the_scores_of_all_axes(size: tuple[int, in
         if size == WIDE:
             assert titles[3:-2] == [axis.name for axis in EIGHT]
             cells = [str(cell) for cell in table.get_row_at(0)]
-            assert cells[3:11] == ["8.0", "8.0", "8.0", "0.8", "0.8", "0.8", "0.8", "-1"]
+            assert cells[3:11] == ["8.0", "8.0", "8.0", "0.8", "0.8", "0.8", "0.8", "−1"]
         text = " ".join(text_on_screen(app).split())
         assert "accuracy 8, tone 8, step 8" in text
         assert not IDA_WORDS.findall(text)

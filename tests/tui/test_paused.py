@@ -29,8 +29,9 @@ PAUSED = ev.RunPaused(step=4, reason=REASON, hint="export OPENAI_API_KEY=sk-..."
 class PausingSession(ScriptedSession):
     """A session whose run pauses immediately and ends when it is resumed or stopped."""
 
-    def __init__(self, budget: float | None = None) -> None:
+    def __init__(self, budget: float | None = None, paused: ev.RunPaused = PAUSED) -> None:
         super().__init__(Path("run"), self._emit_pause)
+        self._paused = paused
         self.budget = budget
         self.decisions: queue.SimpleQueue[ResumeDecision] = queue.SimpleQueue()
 
@@ -41,7 +42,7 @@ class PausingSession(ScriptedSession):
     def _emit_pause(self, log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))
         log.emit(ev.PhaseChanged(5, "judge"))
-        log.emit(PAUSED)
+        log.emit(self._paused)
         stop.wait()
         log.emit(run_ended("interrupted", "Stopped after step 4 of 40", code=130))
 
@@ -69,6 +70,21 @@ def test_the_dialog_shows_the_error_and_the_options(size: tuple[int, int]) -> No
         session.join(PATIENCE_S)
 
     drive(scenario, size=size)
+
+
+def test_failed_reward_functions_are_not_called_the_judge() -> None:
+    paused = ev.RunPaused(4, "9 of 16 completions have no reward", functions_failed=True)
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await open_paused_dialog(app, pilot, PausingSession(budget=1.0, paused=paused))
+        options = app.screen.query_one(OptionList).options
+        assert [str(option.prompt) for option in options] == [
+            "r  Try again (imports the reward functions again)",
+            "s  Stop, and resume later",
+        ]
+        await pilot.press("s")
+
+    drive(scenario)
 
 
 def test_r_resumes_with_the_same_judge() -> None:

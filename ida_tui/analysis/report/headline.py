@@ -20,7 +20,9 @@ from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
 from ida_tui.util.format import (
     UNKNOWN,
+    format_count,
     format_duration,
+    format_number,
     format_percent,
     format_share,
     format_signed,
@@ -91,8 +93,8 @@ def learning_sentence(inputs: ReportInputs) -> str:
         return f"No step has a mean reward{since}, because every verdict failed.{changes}"
     if count == 1:
         return (
-            f"Only one step finished{since}, with a mean reward ({state.reward_name}) of {first:.3f}; too few"
-            f" to see a trend.{changes}"
+            f"Only one step finished{since}, with a mean reward ({state.reward_name}) of"
+            f" {format_number(first)}; too few to see a trend.{changes}"
         )
     verb = (
         "did not change"
@@ -102,9 +104,9 @@ def learning_sentence(inputs: ReportInputs) -> str:
         else "fell"
     )
     return (
-        f"The reward {verb}{since}: {state.reward_name} {first:.3f}"
-        f" (first {_step_count(len(state.first_steps))}) → {last:.3f}"
-        f" (last {_step_count(len(state.last_steps))}).{changes}"
+        f"The reward {verb}{since}: {state.reward_name} {format_number(first)}"
+        f" (first {format_count(len(state.first_steps), 'step')}) → {format_number(last)}"
+        f" (last {format_count(len(state.last_steps), 'step')}).{changes}"
     )
 
 
@@ -240,10 +242,6 @@ def _counted_shares(name: str, before: ev.EvaluationFinished, after: ev.Evaluati
         part = evaluation.harmless_complied if harmless else evaluation.unsafe_refused
         shares.append(format_share(part, evaluation.harmless if harmless else evaluation.unsafe))
     return " → ".join(shares)
-
-
-def _step_count(count: int) -> str:
-    return f"{count} step{'s' * (count != 1)}"
 
 
 def _as_sentence(text: str) -> str:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from ida_tui.analysis.comparison import flatten_config, judge_label, rubric_label
+from ida_tui.analysis.comparison import flatten_config, has_judge, judge_label, rubric_label
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
+from ida_tui.util.format import format_count
 
 UNKNOWN = "unknown"
 EXCLUDED_KEYS = ("name", "seed", "model.", "judge.", "rubric.", "prompts.", "output_dir")
@@ -45,7 +46,7 @@ def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
                 f" ({run.generations} per prompt)"),
         ]  # fmt: skip
     rows += [
-        LabelRow("judge" if run is None or run.judge else "scored by", judge_label(inputs.run)),
+        LabelRow("judge" if has_judge(inputs.run) else "scored by", judge_label(inputs.run)),
         LabelRow("rubric", rubric_label(inputs.run)),
     ]
     if config is not None:
@@ -58,11 +59,7 @@ def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
     if provenance.started_at:
         rows.append(LabelRow("started", provenance.started_at))
     if provenance.resume_count:
-        rows.append(
-            LabelRow(
-                "resumed", f"{provenance.resume_count} time{'s' * (provenance.resume_count != 1)}"
-            )
-        )
+        rows.append(LabelRow("resumed", format_count(provenance.resume_count, "time")))
     versions = [
         ("ida-tui", provenance.ida_tui),
         ("Python", provenance.python),

@@ -129,7 +129,7 @@ def _score_means(state: RunState, evaluation: ev.EvaluationFinished | None) -> d
     """The mean reward and scores of an evaluation as text; empty if it was not scored."""
     if evaluation is None or not evaluation.scores:
         return {}
-    reward = UNKNOWN if evaluation.reward is None else f"{evaluation.reward:.3f}"
+    reward = format_number(evaluation.reward)
     return {
         state.reward_name: reward,
         **{

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.util.format import format_count
 from ida_tui.util.text import as_json
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         raise IdaError(
             f"could not write {path}: {error.strerror}", "choose another file name"
         ) from None
-    print_lines([f"✓ {cache.count():,} verdicts written to {path}"])
+    print_lines([f"✓ {format_count(cache.count(), 'verdict')} written to {path}"])
     return ExitCode.DONE
 
 
@@ -102,9 +103,9 @@ def _clear(cache: VerdictCache, *, confirm: bool) -> ExitCode:
             raise UsageError(
                 "cannot ask for confirmation: stdin is not a terminal", "ida-tui cache clear --yes"
             )
-        answer = input(f"Delete {count:,} verdicts? New ones may cost money. [y/N] ")
+        answer = input(f"Delete {format_count(count, 'verdict')}? New ones may cost money. [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             print_lines(["Nothing was deleted."])
             return ExitCode.DONE
-    print_lines([f"✓ {cache.clear():,} verdicts deleted"])
+    print_lines([f"✓ {format_count(cache.clear(), 'verdict')} deleted"])
     return ExitCode.DONE

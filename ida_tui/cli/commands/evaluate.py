@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ida_tui.cli.arguments import add_override_arguments, add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.util.format import format_count
 
 if TYPE_CHECKING:
     from ida_tui.config.prompt_files import EvaluationPrompts
@@ -78,7 +79,8 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
     print_status(
-        f"Evaluating {shown} ({weights.label}) on {len(selected.prompts)} prompts, before and after training"
+        f"Evaluating {shown} ({weights.label}) on {format_count(len(selected.prompts), 'prompt')},"
+        " before and after training"
     )
     from ida_tui.engine import libraries
 

@@ -92,8 +92,6 @@ def run(options: Namespace) -> ExitCode:
         if finding.severity == "error" and not is_function_key(finding.about):
             where = f"{origin_of(resolved.origins, finding.about)}: {finding.about}"
             raise UsageError(finding.text, finding.fix, where=where)
-    # Before any code of the functions runs.
-    print_lines(reward_header(config), file=sys.stderr if options.json else None)
     with _judge(config) if options.judge else nullcontext((None, "")) as (judged, judge):
         report = check_rewards(
             config,
@@ -103,6 +101,9 @@ def run(options: Namespace) -> ExitCode:
             judged=judged,
             judge=judge,
             load_tokenizer=lambda: _local_token_ids(config),
+            before_functions=lambda: print_lines(
+                reward_header(config), file=sys.stderr if options.json else None
+            ),
         )
     if options.json:
         print(text.as_json(as_json(report), indent=2))

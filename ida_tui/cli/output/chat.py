@@ -21,8 +21,9 @@ from ida_tui.engine.inference.chat import (
 )
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
-from ida_tui.util.format import format_number
-from ida_tui.util.text import as_json, one_line
+from ida_tui.util.format import format_count, format_general, format_number
+from ida_tui.util.text import as_json, one_line, split_words
+from ida_tui.util.thoughts import split_thought
 
 LABEL_WIDTH = 7
 """Width in columns of the label before each text."""
@@ -39,11 +40,18 @@ class ChatTurn:
     reward_name: str = IDA_REWARD
 
     def lines(self) -> list[str]:
-        """The message and both labeled answers with their verdicts, as printed lines."""
+        """The message and both labeled answers with their verdicts, as printed lines.
+
+        One line stands for the thought of an answer.
+        """
         out = [f"{'you':<{LABEL_WIDTH}}{self.message}"]
         for who in MODELS:
             answer = self.answers[who]
-            text = answer.text.split("\n") if answer.text else ["(empty)"]
+            parts = split_thought(answer.text)
+            text = parts.answer.split("\n") if parts.answer else ["(empty)"]
+            if parts.thought or parts.unfinished:
+                words = format_count(len(split_words(parts.thought)), "word")
+                text = [f"▸ thought, {words}{', unfinished' * parts.unfinished}", *text]
             out += [f"{who if n == 0 else '':<{LABEL_WIDTH}}{line}" for n, line in enumerate(text)]
             if who in self.verdicts:
                 out.append(
@@ -72,7 +80,9 @@ class ChatTurn:
 
 def verdict_line(verdict: Verdict, reward: str) -> str:
     """A verdict on one line; `reward` is the name of the reward."""
-    scores = ", ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
+    scores = ", ".join(
+        f"{axis} {format_general(score)}" for axis, score in verdict.known_scores.items()
+    )
     if verdict.failure is not None:
         failed = f"{'failed verdict' if verdict.judge else 'no reward'}: {verdict.failure}"
         return f"{scores}; {failed}" if scores else failed

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeResult, RejudgeSample
-from ida_tui.util.format import format_cost
+from ida_tui.util.format import format_cost, format_count, format_signed
 from ida_tui.util.text import table_lines
 
 AGREEMENT_COLUMNS = ("rank agreement", "equal", "within half", "within one", "mean difference")
@@ -20,13 +20,15 @@ def rejudge_header(
     chosen = len(drawn.completions)
     how = "all" if chosen == drawn.scored_total else f"{chosen:,} drawn with seed {seed}"
     out = [
-        f"{name}: {drawn.scored_total:,} completions with scores, {how}; judging again with {judge}"
+        f"{name}: {format_count(drawn.scored_total, 'completion')} with scores, {how};"
+        f" judging again with {judge}"
     ]
     if drawn.unscored:
-        out.append(f"! {drawn.unscored:,} completions without scores skipped")
+        out.append(f"! {format_count(drawn.unscored, 'completion')} without scores skipped")
     if drawn.unknown_prompts:
         out.append(
-            f"! {drawn.unknown_prompts:,} completions skipped: config.yaml does not have their prompts"
+            f"! {format_count(drawn.unknown_prompts, 'completion')} skipped:"
+            " config.yaml does not have their prompts"
         )
     if cost is None:
         out.append("! cost unknown: the judge profile has no price")
@@ -75,7 +77,7 @@ def _agreement_cells(agreement: JudgeAgreement) -> tuple[str, ...]:
             f"{100 * share:.0f}%"
             for share in (agreement.exact, agreement.within_half, agreement.within_one)
         ),
-        f"{agreement.difference:+.{2 if agreement.figure else 3}f}",
+        format_signed(agreement.difference, 2 if agreement.figure else 3),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
 from ida_tui.config.scoring.axes import Scores
+from ida_tui.util.format import format_count, format_general, format_number, format_signed
 from ida_tui.util.sparkline import sparkline
 
 EXCERPT_LENGTH = 84
@@ -23,13 +24,14 @@ def rescore_lines(name: str, rescoring: RescoreResult, run_formula: str = "r_ida
     formula, total = rescoring.formula, rescoring.completions
     out = [
         f"{name} rescored with {_formula_label(rescoring)} (no judge calls)",
-        f"  {total:,} completions with scores in {len(rescoring.steps)} steps; {_scale_note(rescoring)}",
+        f"  {format_count(total, 'completion')} with scores in"
+        f" {format_count(len(rescoring.steps), 'step')}; {_scale_note(rescoring)}",
     ]
     if rescoring.unscored:
-        out.append(f"! {rescoring.unscored:,} completions without scores skipped")
+        out.append(f"! {format_count(rescoring.unscored, 'completion')} without scores skipped")
     if rescoring.undefined:
         out.append(
-            f"! {rescoring.undefined:,} completions skipped: the formula has no value for them"
+            f"! {format_count(rescoring.undefined, 'completion')} skipped: the formula has no value for them"
         )
     bounded = all(0 <= step.old <= 1 for step in rescoring.steps if step.old is not None)
     if bounded and not 0 <= rescoring.lowest_new_reward <= rescoring.highest_new_reward <= 1:
@@ -45,7 +47,9 @@ def rescore_lines(name: str, rescoring: RescoreResult, run_formula: str = "r_ida
         values = [step.new if new else step.old for step in rescoring.steps]
         first, last = rescoring.mean_first_and_last(new=new)
         drawing = sparkline(values, low=low, high=high)
-        out.append(f"  {row_label:<{width}}  {drawing}  {first:.3f} → {last:.3f}")
+        out.append(
+            f"  {row_label:<{width}}  {drawing}  {format_number(first)} → {format_number(last)}"
+        )
     correlation = "–" if rescoring.correlation is None else f"r = {rescoring.correlation:.3f}"
     out += [
         "",
@@ -90,16 +94,17 @@ def _example_lines(example: RescoredCompletion) -> list[str]:
     return [
         f"  step {finished.step}, completion {finished.group}·{finished.index} ({finished.prompt_id}):"
         f" {_scores_text(scored.scores)}",
-        f"    reward {example.old_reward:.3f} → {example.new_reward:.3f},"
+        f"    reward {format_number(example.old_reward)} → {format_number(example.new_reward)},"
         f" rank {example.old_rank:g} → {example.new_rank:g},"
-        f" advantage {example.old_advantage:+.2f} → {example.new_advantage:+.2f}",
+        f" advantage {format_signed(example.old_advantage, 2)} → {format_signed(example.new_advantage, 2)}",
         f"    “{short}”",
     ]
 
 
 def _scores_text(scores: Scores) -> str:
     return ", ".join(
-        f"{axis} –" if score is None else f"{axis} {score:g}" for axis, score in scores.items()
+        f"{axis} –" if score is None else f"{axis} {format_general(score)}"
+        for axis, score in scores.items()
     )
 
 

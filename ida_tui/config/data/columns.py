@@ -69,6 +69,11 @@ class ColumnRoles:
         """The column of a role."""
         return self.columns.get(role)
 
+    def without(self, role: str) -> ColumnRoles:
+        """The roles without one whose column turned out to hold something else."""
+        columns = {other: column for other, column in self.columns.items() if other != role}
+        return ColumnRoles(columns, self.found - {role})
+
     @property
     def is_jbb(self) -> bool:
         """Whether the data set has the layout of JBB-Behaviors, whose file name tells the kind."""

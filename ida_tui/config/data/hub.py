@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.errors import UsageError
+from ida_tui.util.network_errors import explain_network_error
 from ida_tui.util.paths import cache_folder
 from ida_tui.util.safe_files import read_bytes, write_text
 from ida_tui.util.text import one_line, quoted
@@ -224,10 +225,11 @@ def _hub_error(dataset: str, error: Exception) -> UsageError:
             "check the id, which is org/name; for a gated one, accept its terms there and run: hf auth login",
             where="prompts.source",
         )
-    if isinstance(error, ConnectionError | TimeoutError | OSError) or "connect" in text.lower():
+    if isinstance(error, OSError) or explain_network_error(error) or "connect" in text.lower():
         return UsageError(
             f"{_NOT_REACHED} for {quoted(dataset)}: {text}",
-            "check the network, or use a file: prompts=FILE.jsonl",
+            "check the network connection, then run the command again: a dataset that was read once needs"
+            " no network;\nor use a file: prompts=FILE.jsonl",
             where="prompts.source",
         )
     if "script" in text.lower():

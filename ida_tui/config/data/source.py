@@ -24,6 +24,7 @@ from ida_tui.config.data.records import (
 )
 from ida_tui.config.data.table import SPLITS, RowTable, TableBuilder, TextColumn
 from ida_tui.errors import UsageError
+from ida_tui.util.format import format_count
 from ida_tui.util.paths import expand_home, is_file
 from ida_tui.util.text import one_line, short_key
 
@@ -270,7 +271,7 @@ def _read(
             f"{place.label} has no row with a prompt", "check the column of the prompt",
             where=place.label,
         )  # fmt: skip
-    notes.append(_columns_note(place.label, len(table), roles, names))
+    notes.append(_columns_note(place.label, len(table), builder.roles, names))
     notes += [*filter(None, [place.note]), *file.notes, *builder.notes]
     name = place.label if place.is_hub else str(place.file)
     read = SourceFile(name, file.sha256, file.size, len(table), place.commit)
@@ -283,7 +284,7 @@ def _jbb_kind(roles: ColumnRoles, place: _Place) -> str | None:
 
 def _columns_note(label: str, rows: int, roles: ColumnRoles, names: Sequence[str]) -> str:
     """Which columns were taken for what, such as `train.jsonl: 7,473 rows; prompt ← question`."""
-    parts = [f"{label}: {rows:,} row{'s' * (rows != 1)}"]
+    parts = [f"{label}: {format_count(rows, 'row')}"]
     if found := roles.describe():
         parts.append(f"{found} (by name)")
     used = set(roles.columns.values())

@@ -127,7 +127,8 @@ class TableBuilder:
         skip_empty: bool = False,
     ) -> None:
         self._file = file
-        self._roles = roles
+        self.roles = roles
+        """The roles; once the table is read, without those whose column holds something else."""
         self._made_ids = made_ids
         self._kind = kind
         self._chosen = {role for role, name in chosen.items() if name}
@@ -153,7 +154,7 @@ class TableBuilder:
         for record in records:
             self._add(record)
         table = self._table
-        if self._roles.get("id") is None or not self._has_usable_ids():
+        if self.roles.get("id") is None or not self._has_usable_ids():
             ids = TextColumn()
             # Several rows of a YAML file may be on one line.
             unique = len(set(self._numbers)) == len(self._numbers)
@@ -178,7 +179,7 @@ class TableBuilder:
         rest: dict[str, Any] = {}
         if history:
             rest["history"] = history
-        if tags := _tags(self._cell(fields, "tags"), self._roles.get("tags")):
+        if tags := _tags(self._cell(fields, "tags"), self.roles.get("tags")):
             rest["tags"] = tags
         if columns := {k: v for k, v in fields.items() if k not in self._context}:
             rest["columns"] = columns
@@ -198,12 +199,12 @@ class TableBuilder:
         self._numbers.append(record.number)
 
     def _cell(self, fields: Mapping[str, Any], role: str) -> Any:
-        column = self._roles.get(role)
+        column = self.roles.get(role)
         return None if column is None else fields.get(column)
 
     def _conversation(self, record: Record) -> tuple[str, str | None, list[dict[str, str]]]:
         """The last message of the user, the system prompt and the turns between them."""
-        fields, roles = record.fields, self._roles
+        fields, roles = record.fields, self.roles
         role = "messages" if roles.get("messages") else "prompt"
         column = roles.get(role)
         assert column is not None
@@ -249,7 +250,7 @@ class TableBuilder:
         problem = self._id_problem()
         if not problem:
             return True
-        column = short_key(self._roles.get("id") or "")
+        column = short_key(self.roles.get("id") or "")
         if "id" in self._chosen:
             raise UsageError(
                 f"the ids in {column} cannot be used: {problem}",
@@ -257,6 +258,7 @@ class TableBuilder:
                 where=self._file.where(self._numbers[0]),
             )
         self.notes.append(f"ids are made from the rows, because in {column} {problem}")
+        self.roles = self.roles.without("id")
         return False
 
     def _id_problem(self) -> str:
@@ -285,7 +287,7 @@ class TableBuilder:
 
     def _codes_of_words(self) -> bytes | None:
         """The kinds that the cells of a column name; None if there is no column that names kinds."""
-        words, column = self._words.get("kind"), self._roles.get("kind")
+        words, column = self._words.get("kind"), self.roles.get("kind")
         if words is None or column is None:
             return None
         kinds = {word: kind_of_word(word, column) for word in words.first}
@@ -304,13 +306,14 @@ class TableBuilder:
                 where=self._file.where(words.first.get(unknown or "", self._numbers[0])),
             )
         self.notes.append(
-            f"{short_key(column)} is not read as harmless or unsafe (it has {quoted(unknown)}):"
-            " no kinds, only a column"
+            f"{short_key(column)} is a further column, not the kind: {quoted(unknown)} is neither"
+            " harmless nor unsafe"
         )
+        self.roles = self.roles.without("kind")
         return None
 
     def _split_codes(self) -> bytes:
-        words, column = self._words.get("split"), self._roles.get("split")
+        words, column = self._words.get("split"), self.roles.get("split")
         if words is None or column is None:
             return bytes(len(self._numbers))
         unknown = next((word for word in words.first if word not in SPLIT_WORDS), None)
@@ -324,9 +327,10 @@ class TableBuilder:
                 where=self._file.where(words.first.get(unknown or "", self._numbers[0])),
             )
         self.notes.append(
-            f"{short_key(column)} is not read as train or held-out (it has {quoted(unknown)}):"
-            " only a column"
+            f"{short_key(column)} is a further column, not the split: {quoted(unknown)} is neither"
+            " train nor held-out"
         )
+        self.roles = self.roles.without("split")
         return bytes(len(self._numbers))
 
     def _note_counts(self) -> None:

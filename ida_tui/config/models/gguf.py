@@ -146,7 +146,7 @@ def _unusable(file: Path, header: GgufHeader) -> str:
     if kind == "adapter":
         return "is an adapter, not a model"
     if architecture not in ARCHITECTURES:
-        shown = one_line(architecture)[:40] or "none"
+        shown = architecture[:40] or "none"
         known = ", ".join(ARCHITECTURES)
         return f"has the architecture {shown}, which cannot be read from GGUF ({known} can)"
     if header.metadata.get(f"{architecture}.expert_count"):
@@ -160,7 +160,7 @@ def _unusable(file: Path, header: GgufHeader) -> str:
         return "contains no vocabulary"
     unknown = [t.name for t in header.tensors if not _TENSOR_PATTERN.fullmatch(t.name)]
     if unknown:
-        return f"contains the unknown tensor {one_line(unknown[0])}"
+        return f"contains the unknown tensor {unknown[0]}"
     if _text(header, f"{architecture}.rope.scaling.type") not in ("", "none"):
         return "stretches its context (rope.scaling), which cannot be read from GGUF"
     if problem := _tokenizer_problem(header):
@@ -182,9 +182,9 @@ def _tokenizer_problem(header: GgufHeader) -> str:
     kind = _text(header, "tokenizer.ggml.model")
     splitting = _text(header, "tokenizer.ggml.pre")
     if kind not in ("gpt2", "llama"):
-        return f"has a tokenizer of the unknown kind {one_line(kind)[:40] or 'none'}"
+        return f"has a tokenizer of the unknown kind {kind[:40] or 'none'}"
     if kind == "gpt2" and splitting not in SPLITTINGS:
-        shown = one_line(splitting)[:40] or "none"
+        shown = splitting[:40] or "none"
         return f"has a tokenizer that splits text in an unknown way ({shown})"
     return ""
 

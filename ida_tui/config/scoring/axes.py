@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from ida_tui.util.format import UNKNOWN, format_number
+from ida_tui.util.format import format_number, format_significant
 
 AxisKind = Literal["judged", "computed"]
 Scores = Mapping[str, float | None]
@@ -48,7 +48,7 @@ def format_score(score: float | None, axis: Axis) -> str:
     """A score: one decimal on a scale from 0 to 10, else three significant digits; a dash for None."""
     if axis.kind == "judged":
         return format_number(score, 1)
-    return UNKNOWN if score is None else f"{score:.3g}"
+    return format_significant(score)
 
 
 def axis_title(name: str) -> str:

@@ -84,6 +84,13 @@ def named_functions(rubric: RubricConfig) -> list[tuple[str, list[str]]]:
     return list(axes.items())
 
 
+def functions_label(rubric: RubricConfig) -> str:
+    """The files or modules of a rubric's functions, without their folders: `reward functions rewards.py`."""
+    places = (axis.function.rpartition(":")[0] for axis in rubric.computed_axes.values())
+    names = dict.fromkeys(one_line(Path(place).name) for place in places)
+    return f"reward functions {', '.join(filter(None, names))}".rstrip()
+
+
 def function_names(file: Path) -> list[str]:
     """The reward functions that a Python file defines, in order: those that take `COMPLETION_PARAMETERS`.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ida_tui.config.schema import Config
 from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.format import format_count, format_plural
 
 
 def check_steps(config: Config) -> Iterator[Finding]:
@@ -35,7 +36,7 @@ def check_steps(config: Config) -> Iterator[Finding]:
             f" ({group})",
             f"set gradient_accumulation_steps to {fitting_passes}"
             f" ({batch} × {fitting_passes} = {batch * fitting_passes} completions:"
-            f" {groups} {_plural('prompt', groups)} × {group})"
+            f" {format_count(groups, 'prompt')} × {group})"
             + _alternative_group_sizes(batch * passes, group),
             "training.num_generations",
             "training.per_device_train_batch_size",
@@ -50,11 +51,11 @@ def check_steps(config: Config) -> Iterator[Finding]:
             "training.gradient_accumulation_steps",
             f"a step needs {training.prompts_per_rollout} prompts, but there"
             f" {'is' if train == 1 else 'are'} only {train} to train on",
-            f"set {fix}, or add {missing} more {_plural('prompt', missing)}",
+            f"set {fix}, or add {missing} more {format_plural(missing, 'prompt')}",
             "training.per_device_train_batch_size",
             "training.num_generations",
             "prompts.only",
-            "prompts.name",
+            "prompts.source",
         )
         return
     yield from _check_length(config)
@@ -110,12 +111,14 @@ def _check_shared_rollout(training: TrainingConfig, train: int) -> Iterator[Find
             "training.num_generations",
         )
     elif 0 < train < rows // group:
+        missing = rows // group - train
         yield error_finding(
             f"training.{key}",
-            f"a rollout needs {rows // group} prompts, but there are only {train} to train on",
-            f"lower {key}, or add {rows // group - train} more prompts",
+            f"a rollout needs {rows // group} prompts, but there {'is' if train == 1 else 'are'} only"
+            f" {train} to train on",
+            f"lower {key}, or add {missing} more {format_plural(missing, 'prompt')}",
             "prompts.only",
-            "prompts.name",
+            "prompts.source",
         )
 
 
@@ -135,10 +138,6 @@ def _check_length(config: Config) -> Iterator[Finding]:
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_rollout}",
         )
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
 
 
 def _alternative_group_sizes(completions: int, group_size: int) -> str:

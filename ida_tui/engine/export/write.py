@@ -39,6 +39,7 @@ from ida_tui.errors import IdaError
 from ida_tui.planning.inference_memory import plan_export
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -145,7 +146,7 @@ def _write(
         raise _write_error(folder, error) from None
     del model
     free_memory(device)
-    on_progress(f"checking the export with {len(prompts)} prompts on both models")
+    on_progress(f"checking the export with {format_count(len(prompts), 'prompt')} on both models")
     model = _read_back(config, kind, folder, export_format, run_format, tokenizer, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
     del model

@@ -42,6 +42,7 @@ from ida_tui.rewards.rows import TokenIds
 from ida_tui.runs.store.baseline import EverydayAnswer
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count
 from ida_tui.util.plugin_threads import PluginStopped
 
 SEED_OFFSET = 1_000_003
@@ -101,7 +102,9 @@ def evaluate(
         )
         scorer = service.label or "the reward functions"
         count = sum(map(len, answers_by_model.values()))
-        on_progress(f"{'judging' if service.label else 'scoring'} {count} answers with {scorer}")
+        on_progress(
+            f"{'judging' if service.label else 'scoring'} {format_count(count, 'answer')} with {scorer}"
+        )
         needs_ids = functions is not None and functions.needs_token_ids
         answers, stats = judge_answers(
             service,
@@ -188,7 +191,8 @@ def generate_pairs(
             seed=seeds[MODELS.index(name)] + SEED_OFFSET,
         )
         label = "base model" if name == "base" else "trained model"
-        on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
+        made = format_count(len(answers[name]), "answer")
+        on_progress(f"{label}: {made} in {time.monotonic() - started:.1f} s")
         if check is not None and name == "base":
             everyday.extend(check.answer(model))
         elif check is not None:

@@ -29,6 +29,7 @@ from ida_tui.errors import IdaError
 from ida_tui.util.format import format_size
 from ida_tui.util.paths import display_path
 
+WEIGHTS_FILE = "model.safetensors"
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
 """Control tokens that end an answer, even if the file does not name them so."""
 _CONTROL = 3
@@ -52,7 +53,7 @@ def unpack(file: Path) -> Path:
     """
     folder = gguf.unpacked_folder(file)
     with _locked(folder):
-        if (folder / "config.json").is_file() and not find_damaged_weights(folder):
+        if (folder / WEIGHTS_FILE).is_file() and not find_damaged_weights(folder):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         model = gguf.read_model(file)
@@ -98,7 +99,7 @@ def _write_model(model: gguf.GgufModel, header: GgufHeader, folder: Path) -> Non
         eos_token_id=end_tokens,
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
-    _write_weights(model, header, structure, settings, folder / "model.safetensors")
+    _write_weights(model, header, structure, settings, folder / WEIGHTS_FILE)
     with open(model.file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts = {"file": model.file.name, "size": model.size, "sha256": digest}

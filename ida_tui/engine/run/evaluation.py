@@ -192,7 +192,11 @@ def _score(
         (answer.prompt.id, verdict.scores, verdict.reward)
         for answer, verdict in zip(answers, verdicts, strict=True)
     ]
-    return replace(_with_scores(finished, scored, run.config.rubric), cost=stats.cost)
+    return replace(
+        _with_scores(finished, scored, run.config.rubric),
+        cost=stats.cost,
+        judge_work=stats.work if service.label else None,
+    )
 
 
 def _reward_row(answer: GeneratedAnswer) -> RewardRow:
@@ -379,7 +383,11 @@ def _judge_both_models(
         cost=evaluation.cost,
     )
     tuned = [(row.prompt_id, row.scores, row.reward) for row in judged if row.model == "tuned"]
-    finished = replace(_with_scores(finished, tuned, config.rubric), unscored=evaluation.unscored)
+    finished = replace(
+        _with_scores(finished, tuned, config.rubric),
+        unscored=evaluation.unscored,
+        judge_work=stats.work if service.label else None,
+    )
     try:
         folder = evaluations.write_evaluation(run.directory, evaluation, judged)
     except OSError as error:

@@ -14,11 +14,8 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ida_tui.config import resolve
 from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config, JudgeKey
-from ida_tui.config.scoring.reward_files import file_digests
-from ida_tui.config.trust import consent
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
 from ida_tui.engine.distributed.environment import per_rank_config, process_info
@@ -32,6 +29,7 @@ from ida_tui.engine.exceptions import PauseRequested, RunInterrupted
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ControlFileWatcher, ResumeDecision, RunControl
 from ida_tui.engine.run.crash_log import write_crash_log
+from ida_tui.engine.run.description import prepare_resume, write_description
 from ida_tui.engine.run.judge_services import JudgeServices
 from ida_tui.engine.run.outcome import (
     Outcome,
@@ -67,16 +65,13 @@ from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
-    RunDirectory,
     create_run_directory,
-    make_private,
     point_latest,
     restore_latest,
 )
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
-from ida_tui.runs.store import completions, manifest
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system.clock import RunClock
 from ida_tui.system.memory import DeviceMemory
@@ -84,7 +79,6 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
 from ida_tui.util.plugin_output import plugin_output_log
-from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -149,7 +143,7 @@ def _start(
 
     def recreate() -> None:
         """Write everything but the log again, after somebody has deleted the run directory."""
-        _write_description(directory, run.config, preflight, argv)
+        write_description(directory, run.config, preflight, argv)
         point_latest(directory)
         costs.recreate()
         ownership.reacquire()
@@ -157,9 +151,9 @@ def _start(
     with owner.owned_run(directory) as ownership:
         costs = JudgeCosts(directory, "train", earlier=previous.judge.cost)
         if resume is None:
-            _write_description(directory, config, preflight, argv)
+            write_description(directory, config, preflight, argv)
         else:
-            _prepare_resume(resume, config, argv)
+            prepare_resume(resume, config, argv)
         with (
             ControlFileWatcher(directory, control),
             contextlib.closing(costs),
@@ -233,40 +227,6 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
     return SinkDispatcher(create_sinks(run.config.report_to), run_info, run.emit)
-
-
-def _write_description(
-    directory: RunDirectory, config: Config, preflight: PreflightResult, argv: Sequence[str]
-) -> None:
-    """Write the config and the manifest of a run."""
-    write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path)
-    manifest.write(
-        directory.manifest,
-        config=config,
-        run_id=directory.run_id,
-        device=preflight.device,
-        started_at=ev.current_timestamp(),
-        argv=argv,
-    )
-
-
-def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) -> None:
-    """Prepare the directory of a resumed run for its next event."""
-    directory = resume.directory
-    make_private(directory)
-    # The steps after the checkpoint run again: their completions would be in the file twice.
-    completions.remove_completions_after(directory.completions, resume.step)
-    write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path, consent.RESUME_USES)
-    manifest.record_resume(
-        directory.manifest,
-        resumed_at=ev.current_timestamp(),
-        argv=argv,
-        data=manifest.data_files(config),
-        model=manifest.model_file(config),
-        reward_files=file_digests(config.rubric),
-    )
 
 
 @dataclass(slots=True)

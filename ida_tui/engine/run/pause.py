@@ -26,7 +26,7 @@ from ida_tui.engine.trainer.reward import Replacement
 from ida_tui.events import types as ev
 from ida_tui.events.alerts.rules import evaluate_rules
 from ida_tui.events.scoring import change_warning
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import FunctionsUnavailable, JudgeUnavailable
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
@@ -129,7 +129,14 @@ class PauseController:
         """
         run = self.run
         run.save_checkpoint()
-        run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
+        run.emit(
+            ev.RunPaused(
+                step=run.last_step,
+                reason=error.title,
+                hint=error.hint,
+                functions_failed=isinstance(error, FunctionsUnavailable),
+            )
+        )
         if self.decisions is None:
             raise error
         _, before = scoring_of(run.config, should_stop=run.control.stop.is_set)

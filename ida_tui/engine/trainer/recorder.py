@@ -152,6 +152,7 @@ class StepRecorder:
                 declined=stats.declined,
                 members=stats.members,
                 spread=stats.spread,
+                failure=stats.failure,
             )
         )
 

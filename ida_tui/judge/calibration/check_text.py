@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.judge.calibration.check import JudgeCheckReport
 from ida_tui.judge.calibration.labeled import measure_accuracy
-from ida_tui.util.format import format_cost, format_number
+from ida_tui.util.format import format_cost, format_number, format_signed
 
 _COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail':>6}  "
 
@@ -68,7 +68,8 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
         yield f"jitter        {report.jitter:.3f} R_IDA between repeated verdicts on the same answer"
     yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
-        yield f"length        r = {report.length_correlation:+.2f} between an answer's length and R_IDA"
+        correlation = format_signed(report.length_correlation, 2)
+        yield f"length        r = {correlation} between an answer's length and R_IDA"
     if stats.p50_s is not None and stats.p95_s is not None:
         cost = format_cost(stats.cost, "cost unknown")
         yield (

@@ -51,6 +51,15 @@ class ReplayCanceled(Exception):
     """The replay was canceled by its caller."""
 
 
+_Head = re.Match[bytes] | tuple[None, int, str]
+"""A record of which only the start was read: its number and its time are the items 1 and 2."""
+
+
+def _time_of(head: _Head) -> str:
+    time = head[2]
+    return time.decode() if isinstance(time, bytes) else time
+
+
 @dataclass(slots=True)
 class _Scan:
     """Position in the event file, and the state of the run at that position."""
@@ -58,7 +67,7 @@ class _Scan:
     state: RunState = field(default_factory=RunState)
     """The state without the lines of the current step."""
     first_time: str = ""
-    last_seq_and_time: tuple[int, str] = (-1, "")
+    last_head: _Head = (None, -1, "")
     """Sequence number and time of the last record."""
     step: int = 0
     step_lines: list[bytes] = field(default_factory=list)
@@ -75,21 +84,22 @@ class _Scan:
 
     def process_line(self, raw: bytes, path: Path) -> ev.StepFinished | None:
         """Process one complete line; returns its event if it is a StepFinished."""
-        start, previous_time = self.offset, self.last_seq_and_time[1]
+        start, previous = self.offset, self.last_head
         self.offset += len(raw)
         self.line_number += 1
-        if not raw.strip():
-            return None
         head = _LINE_START.match(raw)
-        record = None if head else decode_line(raw, f"{path}:{self.line_number}")
+        record = None
         if head:
             kind = head[3]
-            self.last_seq_and_time = (int(head[1]), head[2].decode())
-        else:
-            assert record is not None
+            self.last_head = head
+        elif raw.strip():
+            record = decode_line(raw, f"{path}:{self.line_number}")
             kind = type(record.event).__name__.encode()
-            self.last_seq_and_time = (record.seq, record.time)
-        self.first_time = self.first_time or self.last_seq_and_time[1]
+            self.last_head = (None, record.seq, record.time)
+        else:
+            return None
+        if not self.first_time:
+            self.first_time = _time_of(self.last_head)
         if kind in _STEP_EVENTS:
             self.step_lines.append(raw)
             return None
@@ -102,7 +112,7 @@ class _Scan:
         record = record or decode_line(raw, f"{path}:{self.line_number}")
         if isinstance(record.event, ev.RunResumed):
             # The time between two processes counts from the last line of any type.
-            self.state = replace(self.state, updated_at=previous_time, pause=self.pause)
+            self.state = replace(self.state, updated_at=_time_of(previous), pause=self.pause)
         self.state = fold(self.state, record)
         if isinstance(record.event, LOG_EVENTS):
             self.log_offsets.append(start)
@@ -140,8 +150,8 @@ class _Scan:
         assert generation is None or isinstance(generation, ev.TokensGenerated)
         return replace(
             state,
-            seq=self.last_seq_and_time[0],
-            updated_at=self.last_seq_and_time[1],
+            seq=int(self.last_head[1]),
+            updated_at=_time_of(self.last_head),
             started_at=self.first_time,
             generation=generation,
             pause=self.pause,

@@ -58,16 +58,16 @@ def write(
 
 
 def model_file(config: Config) -> dict[str, Any]:
-    """Name, size, fingerprint and digest of the model's GGUF file, as `model_file`; else empty."""
+    """Name, size, fingerprint and, once unpacked, digest of the model's GGUF file; empty without one."""
     source = find_source(config.model.path)
     if source.kind != "gguf" or source.place is None:
         return {}
     try:
-        facts = {"fingerprint": gguf.fingerprint(source.place)}
-        unpacked = read_json(gguf.unpacked_folder(source.place) / gguf.SOURCE_FILE)
+        known = {"file": source.place.name, "fingerprint": gguf.fingerprint(source.place)}
     except (OSError, ValueError):
         return {}
-    return {"model_file": {**(unpacked if isinstance(unpacked, dict) else {}), **facts}}
+    unpacked = read(gguf.unpacked_folder(source.place) / gguf.SOURCE_FILE)
+    return {"model_file": {**unpacked, **known}}
 
 
 def _reward_files(digests: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Dialog for a run paused by a judge error: the error, and the ways to resume or stop."""
+"""Dialog for a run paused by its judge or its reward functions: the error, and the ways to resume or stop."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 class PausedDialog(ModalScreen[ResumeDecision | None]):
     """Resume with the same judge, another judge, or a larger budget; or stop, which returns None.
+
+    If the reward functions failed, the judge is not at fault: the only ways are to try again and to stop.
 
     Args:
         paused: the pause event, with its reason.
@@ -72,6 +74,9 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         self.query_one(OptionList).focus()
 
     def _options(self) -> list[Option]:
+        stop = Option("s  Stop, and resume later", STOP)
+        if self._paused.functions_failed:
+            return [Option("r  Try again (imports the reward functions again)", AGAIN), stop]
         options = [
             Option(f"r  Try again with {_judge_name(self._judge)} (reads the API key again)", AGAIN)
         ]
@@ -82,7 +87,7 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
             for name in profiles.list_profiles("judges")
             if name != self._judge.name
         ]
-        return [*options, Option("s  Stop, and resume later", STOP)]
+        return [*options, stop]
 
     @on(OptionList.OptionSelected)
     def _on_option_selected(self, event: OptionList.OptionSelected) -> None:

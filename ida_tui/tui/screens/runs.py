@@ -27,7 +27,7 @@ from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets.filter_field import FilterField
-from ida_tui.util.format import UNKNOWN, format_clock, format_cost
+from ida_tui.util.format import UNKNOWN, format_clock, format_cost, format_number
 from ida_tui.util.paths import display_path
 from ida_tui.util.secrets import environment_without_secrets
 from ida_tui.util.text import one_line
@@ -327,8 +327,8 @@ def _reward_change(run: RunSummary) -> str:
     if run.reward_last is None:
         return UNKNOWN
     if run.reward_first is None:
-        return f"→ {run.reward_last:.3f}"
-    return f"{run.reward_first:.3f} → {run.reward_last:.3f}"
+        return f"→ {format_number(run.reward_last)}"
+    return f"{format_number(run.reward_first)} → {format_number(run.reward_last)}"
 
 
 def format_start_time(moment: str, now: datetime) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from textual.content import Content
 
 from ida_tui.events.history import Column
+from ida_tui.util.format import format_general, format_number
 from ida_tui.util.statistics import mean_of_known
 
 _DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -154,11 +155,11 @@ def draw_plot(
 
 def _label(line: PlotLine) -> str:
     newest = next((value for value in reversed(line.values) if value is not None), None)
-    return f"{line.name} {newest:.{line.digits}f}" if newest is not None else ""
+    return f"{line.name} {format_number(newest, line.digits)}" if newest is not None else ""
 
 
 def _format_tick(value: float) -> str:
-    return f"{value:g}"
+    return format_general(value)
 
 
 def _dot_rows(

@@ -115,7 +115,10 @@ def test_a_word_that_is_not_a_kind_is_refused_where_a_kind_is_meant() -> None:
     assert refused.value.where == "data.jsonl:2"
 
     prompts = prompts_of({"text": "Great film", "label": "positive"})
-    assert prompts.load().notes[1].startswith("label is not read as harmless or unsafe")
+    assert prompts.load().notes == (
+        "data.jsonl: 1 row; prompt ← text (by name); other columns: label",
+        'label is a further column, not the kind: "positive" is neither harmless nor unsafe',
+    )
     assert prompts.rows()[0].columns == {"label": "positive"}
 
 

@@ -108,3 +108,11 @@ def test_a_dataset_that_is_not_here_is_not_downloaded_without_being_asked_for() 
     ) as refused:
         find_copy("org/sums", None, None, None, download=False)
     assert "--check" in refused.value.hint
+
+
+def test_a_hub_that_cannot_be_reached_names_the_network_and_what_works_without_it() -> None:
+    [[title, hint]] = ask("http://hub.invalid", ["org/sums", None, None, None])
+
+    assert title.startswith('could not reach the Hugging Face Hub for "org/sums"')
+    assert "check the network connection" in hint
+    assert "prompts=FILE.jsonl" in hint

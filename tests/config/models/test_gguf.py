@@ -171,3 +171,12 @@ def test_a_large_quantized_model_is_stored_in_16_bits() -> None:
     assert gguf._stored_dtype({"Q4_K", "Q6_K"}, 8_000_000_000) == "float16"
     assert gguf._stored_dtype({"Q4_K", "Q6_K"}, 1_000_000_000) == "float32"
     assert gguf._stored_dtype({"BF16"}, 1_000_000_000) == "bfloat16"
+
+
+def test_a_name_from_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "names.gguf"
+    file.write_bytes(_file(entries=1, body=_entry("\x1b[2J" + "x" * 900, 77, b"")))
+    with pytest.raises(GgufError) as refused:
+        read_header(file)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) <= 300

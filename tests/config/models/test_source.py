@@ -44,7 +44,7 @@ def test_a_file_in_a_package_is_found_without_running_the_package(
 @pytest.mark.parametrize(
     ("path", "problem", "fix"),
     [
-        ("package:no_such_package/x.gguf", "is not installed", "--no-deps no-such-package"),
+        ("package:no_such_package/x.gguf", "is not installed", "if you trust its authors"),
         ("package:json/../secrets.gguf", "names no file", "package:NAME/FILE"),
         ("package:os.path/x.gguf", "names no file", "package:NAME/FILE"),
         ("ollama:../../etc/passwd", "no name of a model", "ollama list"),

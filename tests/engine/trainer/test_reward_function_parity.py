@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
 
 from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
-from ida_tui.engine.device import device
-from ida_tui.engine.run.control import RunControl
-from ida_tui.engine.run.loop import train
-from ida_tui.events.types import Record, RunEnded, StepFinished
+from tests.engine.trainer.trl_script import logged, overrides, run_ida_tui, run_script
 
-STEPS, SEED = 2, 5
+STEPS = 2
 REWARDS = '''
 import json
 
@@ -44,17 +39,6 @@ def compact(completion_ids, trainer_state, **kwargs):
     pay = 1 + trainer_state.global_step
     return [pay * max(0, 8 - len(ids) // 4) / 8 for ids in completion_ids]
 '''
-OVERRIDES = [
-    "evaluation.enabled=false",
-    f"seed={SEED}",
-    f"training.max_steps={STEPS}",
-    "training.num_generations=4",
-    "training.per_device_train_batch_size=4",
-    "training.gradient_accumulation_steps=2",
-    "training.max_completion_length=24",
-    "training.learning_rate=1e-3",
-    "training.scale_rewards=batch",
-]
 
 
 @dataclass
@@ -70,7 +54,9 @@ class Trained:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     file = tmp_path_factory.mktemp("rewards") / "rewards.py"
     file.write_text(REWARDS)
-    config = resolve("quickstart", [*OVERRIDES, f"rubric={file}"], verify=False).config
+    config = resolve(
+        "quickstart", [*overrides(steps=STEPS, seed=5), f"rubric={file}"], verify=False
+    ).config
     prompts = [
         prompt.model_copy(update={"columns": {"topic": prompt.text.rpartition(" ")[2]}})
         for prompt in config.prompts.prompts
@@ -96,76 +82,27 @@ class ReplayingTrainer(GRPOTrainer):
 
 def with_trl(config: Config, trainer_class: type[GRPOTrainer]) -> Trained:
     """What a script of TRL gives that imports the same file."""
-    device.limit_threads()  # sums differ in their last bits with the number of threads
     path = rewards_file(config)
     spec = importlib.util.spec_from_file_location("rewards_of_the_script", path)
     assert spec is not None
     assert spec.loader is not None
     rewards: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rewards)
-    folder = embedded.model_folder()
-    trainer = trainer_class(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        reward_funcs=[rewards.mentions, rewards.compact],
-        args=GRPOConfig(
-            output_dir=str(Path(config.output_dir) / "trl"),
-            seed=SEED,
-            max_steps=STEPS,
-            num_generations=4,
-            per_device_train_batch_size=4,
-            gradient_accumulation_steps=2,
-            max_completion_length=24,
-            learning_rate=1e-3,
-            lr_scheduler_type=config.training.lr_scheduler_type,
-            warmup_steps=config.training.warmup_steps,
-            loss_type=config.training.loss_type,
-            max_grad_norm=config.training.max_grad_norm,
-            temperature=config.training.temperature,
-            top_k=config.training.top_k,
-            scale_rewards="batch",
-            beta=config.training.beta,
-            optim="adamw_torch",
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            report_to="none",
-            logging_steps=1,
-            save_strategy="no",
-            disable_tqdm=True,
-        ),
-        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
-        train_dataset=Dataset.from_list(
-            [
-                {"prompt": [{"role": "user", "content": p.text}], **p.columns}
-                for p in config.prompts.train()
-            ]
-        ),
-        peft_config=LoraConfig(
-            r=config.lora.r,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=config.lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
+    trainer = run_script(
+        config,
+        [rewards.mentions, rewards.compact],
+        lambda prompt: prompt.columns,
+        Path(config.output_dir) / "trl",
+        trainer_class,
     )
-    trainer.train()
     weights = {n: t.clone() for n, t in trainer.model.state_dict().items() if "lora_" in n}
-    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
-    return Trained([e["reward"] for e in logs], [e["loss"] for e in logs], weights)
+    return Trained(logged(trainer, "reward"), logged(trainer, "loss"), weights)
 
 
 def with_ida_tui(config: Config) -> Trained:
-    records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    train(config, key=None, argv=[], subscriber=records, control=RunControl())
-    events = []
-    while not records.empty():
-        events.append(records.get().event)
-    assert isinstance(events[-1], RunEnded)
-    assert events[-1].exit_code == 0, events[-1]
-    steps = [event for event in events if isinstance(event, StepFinished)]
-    folder = Path(config.output_dir) / config.name / "latest" / "adapter"
+    steps, directory = run_ida_tui(config)
     base = AutoModelForCausalLM.from_pretrained(embedded.model_folder(), dtype=torch.float32)
-    weights = PeftModel.from_pretrained(base, folder).state_dict()
+    weights = PeftModel.from_pretrained(base, directory / "adapter").state_dict()
     return Trained(
         [step.reward for step in steps if step.reward is not None],
         [step.loss for step in steps if step.loss is not None],

@@ -44,6 +44,7 @@ class ChatScreen(IdaScreen):
         """The operation in progress; empty if there is none."""
         self._kind: PromptKind = "harmless"
         self._greedy = False
+        self._thoughts_unfolded = False
 
     def compose_body(self) -> ComposeResult:
         """Two columns, the settings of the next message, and the message."""
@@ -118,7 +119,7 @@ class ChatScreen(IdaScreen):
         for who in MODELS:
             column = self.query_one(f"#chat-{who}", VerticalScroll)
             self.query_one(f"#chat-{who}-text", Static).update(
-                render_transcript(self._transcript.turns, who)
+                render_transcript(self._transcript.turns, who, unfold=self._thoughts_unfolded)
             )
             column.scroll_end(animate=False)
         tuned = self.query_one("#chat-tuned")
@@ -190,6 +191,11 @@ class ChatScreen(IdaScreen):
     def action_greedy(self) -> None:
         """Switch between greedy decoding and sampling."""
         self._greedy = not self._greedy
+        self._show()
+
+    def action_toggle_thoughts(self) -> None:
+        """Show or fold the thoughts of the answers."""
+        self._thoughts_unfolded = not self._thoughts_unfolded
         self._show()
 
     def action_new_conversation(self) -> None:

@@ -18,8 +18,10 @@ from ida_tui.engine.inference.chat import (
 )
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
-from ida_tui.util.format import format_number
+from ida_tui.tui.widgets.thought import thought_line
+from ida_tui.util.format import format_count, format_general, format_number
 from ida_tui.util.text import multiple_lines, one_line
+from ida_tui.util.thoughts import CompletionParts, split_thought
 
 
 @dataclass(slots=True)
@@ -70,20 +72,24 @@ class Transcript:
         return [(turn.message, turn.kind) for turn in self.turns]
 
 
-def render_transcript(turns: Sequence[Turn], model: ComparedModel) -> Content:
-    """The messages and one model's answers as styled text."""
+def render_transcript(
+    turns: Sequence[Turn], model: ComparedModel, *, unfold: bool = False
+) -> Content:
+    """The messages and one model's answers as styled text; the thoughts of the answers only if `unfold`."""
     parts: list[Content] = []
     for turn in turns:
         mark = "›" if turn.kind == "harmless" else "› (unsafe)"
         parts.append(Content.styled(f"{mark} {one_line(turn.message)}", "bold"))
         answer = turn.answers.get(model)
-        text = multiple_lines(turn.texts.get(model, ""))
+        completion = split_thought(turn.texts.get(model, ""))
+        parts += _render_thought(completion, unfold=unfold)
+        text = multiple_lines(completion.answer)
         if answer is None:
             parts.append(Content(f"{text}…"))
         else:
             parts.append(Content(text) if text else Content.styled("(empty answer)", "dim"))
             stopped = " · stopped" if answer.stopped else ""
-            stats = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
+            stats = f"{format_count(answer.tokens, 'token')}, {answer.seconds:.1f} s{stopped}"
             parts.append(Content.styled(stats, "dim"))
         if model in turn.verdicts:
             parts += _render_verdict(turn.verdicts[model], turn.reward_name)
@@ -91,8 +97,20 @@ def render_transcript(turns: Sequence[Turn], model: ComparedModel) -> Content:
     return Content("\n").join(parts)
 
 
+def _render_thought(completion: CompletionParts, *, unfold: bool) -> list[Content]:
+    """The line that stands for a thought, and the thought if `unfold`; nothing without a thought."""
+    if not (completion.thought or completion.unfinished):
+        return []
+    lines = [thought_line(unfold=unfold)]
+    if unfold:
+        lines.append(Content.styled(multiple_lines(completion.thought), "dim"))
+    return lines
+
+
 def _render_verdict(verdict: Verdict, reward: str) -> list[Content]:
-    scores = " ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
+    scores = " ".join(
+        f"{axis} {format_general(score)}" for axis, score in verdict.known_scores.items()
+    )
     if verdict.failure is not None:
         failed = f"{'failed verdict' if verdict.judge else 'no reward'}: {verdict.failure}"
         known = [Content(scores)] if scores else []

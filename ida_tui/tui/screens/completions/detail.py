@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import HorizontalScroll, Vertical, VerticalScroll
 from textual.content import Content
-from textual.style import Style
 from textual.widgets import Static
 
 from ida_tui.config.conversation import context_lines
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
-from ida_tui.util.format import UNKNOWN, format_number, format_signed
+from ida_tui.tui.widgets.thought import thought_line
+from ida_tui.util.format import (
+    UNKNOWN,
+    format_count,
+    format_general,
+    format_number,
+    format_signed,
+    format_significant,
+)
 from ida_tui.util.text import one_line
 
 MIN_COLUMN_WIDTH = 30
@@ -74,11 +81,10 @@ def _render_text(
     parts = row.parts
     if not (parts.thought or parts.unfinished):
         return [highlight(row.text or "…", search_words, style)]
-    tokens = f", {row.finished.thought_tokens} tokens" if row.finished else ""
+    tokens = f", {format_count(row.finished.thought_tokens, 'token')}" if row.finished else ""
     found = any(word.casefold() in parts.thought.casefold() for word in search_words)
     unfold = unfold or found
-    line = Content.styled(f"{'▾' if unfold else '▸'} thought{tokens}", "dim")
-    lines = [line.stylize(Style.from_meta({"@click": "screen.toggle_thoughts"}))]
+    lines = [thought_line(tokens, unfold=unfold)]
     if unfold:
         lines.append(highlight(parts.thought, search_words, "dim"))
     if parts.answer or not parts.unfinished:
@@ -175,6 +181,6 @@ def _render_column(row: CompletionRow, search_words: Sequence[str], unfold: bool
 
 
 def _score_text(score: float | None) -> str:
-    return (
-        UNKNOWN if score is None else f"{score:g}" if score == round(score, 1) else f"{score:.3g}"
-    )
+    if score is None:
+        return UNKNOWN
+    return format_general(score) if score == round(score, 1) else format_significant(score)

@@ -10,7 +10,7 @@ from ida_tui.config.conversation import Context, context_lines
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
-from ida_tui.util.format import UNKNOWN
+from ida_tui.util.format import UNKNOWN, format_count, format_general, format_number, format_signed
 from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.thoughts import CompletionParts, split_thought
 
@@ -201,13 +201,13 @@ def format_row(row: CompletionRow) -> str:
 
 def _score_text(row: CompletionRow, axis: Axis) -> str:
     score = row.score(axis)
-    text = UNKNOWN if score is None else f"{score:g}"
+    text = UNKNOWN if score is None else format_general(score)
     return f"{axis.name} {text}" + (" (10 is safest)" if axis.name == "risk" else "")
 
 
 def _reward_line(row: CompletionRow, reward: float) -> str:
     """The reward and how it follows from the scores."""
-    start = f"{row.reward_name} {reward:.3f}"
+    start = f"{row.reward_name} {format_number(reward)}"
     formula = row.run.formula if row.run else ""
     if row.axes == IDA_AXES and ("min(1, risk/5)" in formula or not formula):
         align, risk, detail = (row.score(axis) or 0.0 for axis in IDA_AXES)
@@ -223,7 +223,7 @@ def verdict_lines(row: CompletionRow) -> list[str]:
     if finished is not None:
         end = "EOS" if finished.ended else "truncated at the length limit"
         thought = f" ({finished.thought_tokens} of them thought)" if finished.thought_tokens else ""
-        out.append(f"{finished.tokens} tokens{thought}, {end}")
+        out.append(f"{format_count(finished.tokens, 'token')}{thought}, {end}")
     if scored is None:
         return [*out, "not judged yet"]
     if scored.failure is not None and not any(s is not None for s in scored.scores.values()):
@@ -236,7 +236,7 @@ def verdict_lines(row: CompletionRow) -> list[str]:
     elif scored.reward is not None:
         out.append(_reward_line(row, scored.reward))
     if scored.advantage is not None:
-        out.append(f"advantage {scored.advantage:+.3f}")
+        out.append(f"advantage {format_signed(scored.advantage, 3)}")
     if scored.reason:
         out.append(f"reason: {scored.reason}")
     source = "from the cache" if scored.cached else f"in {scored.latency_s:.2f} s"

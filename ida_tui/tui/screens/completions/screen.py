@@ -32,6 +32,7 @@ from ida_tui.tui.screens.completions.rows import (
 from ida_tui.tui.screens.completions.spot_checks import SpotChecks
 from ida_tui.tui.screens.completions.table import CompletionTable
 from ida_tui.tui.widgets.filter_field import FilterField
+from ida_tui.util.format import format_count, format_number
 from ida_tui.util.paths import display_path
 from ida_tui.util.safe_files import make_directory, write_text
 
@@ -167,11 +168,11 @@ class CompletionsScreen(IdaScreen):
         if self._search_words:
             return f"{title} · {len(matching)} of {len(rows)}" + ("" if compact else " match")
         if not compact:
-            title += f" · {len(rows)} completions"
+            title += f" · {format_count(len(rows), 'completion')}"
         mean = mean_reward(rows)
         if mean is None:
             return title
-        return f"{title} · {'' if compact else 'mean '}{rows[0].reward_name} {mean:.3f}"
+        return f"{title} · {'' if compact else 'mean '}{rows[0].reward_name} {format_number(mean)}"
 
     @on(CompletionTable.Moved)
     def _show_selected(self) -> None:

@@ -29,7 +29,7 @@ from ida_tui.tui.screens.launch.selection import (
     profile_rows,
 )
 from ida_tui.util.finding import Finding
-from ida_tui.util.format import format_clock
+from ida_tui.util.format import format_clock, format_count
 
 PREVIEW_LABELS = (
     "steps", "tokens", "functions", "reward", "judge calls", "budget", "evaluation", "memory limit",
@@ -183,5 +183,7 @@ class LaunchModel:
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
                 duration = format_clock(run.seconds)
-                self.previous_duration = f"previous run: {duration} for {run.steps_done} steps"
+                self.previous_duration = (
+                    f"previous run: {duration} for {format_count(run.steps_done, 'step')}"
+                )
                 return

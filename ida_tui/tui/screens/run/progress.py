@@ -14,7 +14,13 @@ from ida_tui.runs.postmortem import likely_cause
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.tui.widgets.bar import format_bar
-from ida_tui.util.format import format_clock, format_share, format_signed
+from ida_tui.util.format import (
+    format_clock,
+    format_count,
+    format_number,
+    format_share,
+    format_signed,
+)
 
 ESTIMATE_STEPS = 10
 """Number of latest steps from which the remaining time is estimated."""
@@ -104,7 +110,10 @@ def _render_generation(state: RunState, width: int) -> Content:
         if progress is None:
             return Content("")
         return Content.assemble(
-            (f"generated {progress.rows} completions · {progress.tokens:,} tokens", "dim"),
+            (
+                f"generated {format_count(progress.rows, 'completion')} · {progress.tokens:,} tokens",
+                "dim",
+            ),
             (f" · {progress.tokens_per_s:,.0f} tok/s", "dim"),
         )
     count = f"{progress.rows_done}/{progress.rows} done"
@@ -125,7 +134,7 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
         change = format_signed(ended.reward_last - ended.reward_first, 3)
         first += Content.assemble(
             f" · {state.reward_name} ",
-            (f"{ended.reward_first:.3f} → {ended.reward_last:.3f}", "bold"),
+            (f"{format_number(ended.reward_first)} → {format_number(ended.reward_last)}", "bold"),
             f" ({change})",
         )
     second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
@@ -136,7 +145,7 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
             interval = f"{format_signed(reward.low, 3)} to {format_signed(reward.high, 3)}"
             second = Content.assemble(
                 f"held-out prompts: {state.reward_name} " if long else "held-out: ",
-                (f"{reward.before:.3f} → {reward.after:.3f}", "bold"),
+                (f"{format_number(reward.before)} → {format_number(reward.after)}", "bold"),
                 f" (95% interval of the change {interval})" if long else f" ({interval})",
             )
     elif before is not None and after is not None:

@@ -185,7 +185,9 @@ class RunScreen(IdaScreen):
             return
         paused = run_view.state.pause
         if paused is not None and paused.by == "judge":
-            self.notify("The run is paused because of its judge. First choose how to continue.")
+            self.notify(
+                f"The run is paused because of {paused.cause}. First choose how to continue."
+            )
         elif paused is not None or run_view.pause_requested:
             self.app.run_controller.send_request("go_on")
         else:

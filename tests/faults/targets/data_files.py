@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,13 +19,14 @@ from ida_tui.config.prompts import PromptColumns, PromptSet
 from ida_tui.errors import UsageError
 from ida_tui.util.text import multiple_lines
 from tests.faults import hostile
+from tests.faults.targets.output import check_printable
 
 _NAMES = [name for names in AUTOMATIC_NAMES.values() for name in names]
 _WORDS = [*KIND_WORDS, *SPLIT_WORDS, "contrast_x", "", "maybe"]
 _ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252")
 
 
-def data_file(rng: Random, check_printable: Callable[[str], None]) -> bool:
+def data_file(rng: Random) -> bool:
     """Read a data file, and make every prompt of it."""
     suffix, content = _file(rng)
     if rng.random() < 0.25:
