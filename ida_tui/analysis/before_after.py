@@ -124,12 +124,12 @@ def conclusion(figures: Iterable[Figure], reward: str = IDA_REWARD) -> str:
     text = held_out.conclusion(
         _share_change(answered) if answered else None, _share_change(declined) if declined else None
     )
-    sentences = [text]
-    for figure in figures:
-        if figure.base_share is not None and figure.tuned_share is not None:
-            sentences.append(
-                held_out.share_sentence(figure.name, figure.base_share, figure.tuned_share)
-            )
+    shares = {
+        figure.name: (figure.base_share, figure.tuned_share)
+        for figure in figures
+        if figure.base_share is not None and figure.tuned_share is not None
+    }
+    sentences = [text, held_out.shares_sentence(shares)]
     if reward in by_name:
         sentences.append(_reward_sentence(by_name[reward]))
     return " ".join(filter(None, sentences)) or "There is nothing to compare."

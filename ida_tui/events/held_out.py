@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
@@ -193,13 +193,19 @@ def changed_shares(
     }
 
 
-def share_sentence(axis: str, before: AnswerShare, after: AnswerShare) -> str:
-    """One sentence on an axis of 0 and 1, with the interval of each share."""
-    old, new = (format_count_share(share.hits, share.answers) for share in (before, after))
-    intervals = " and ".join(
-        f"{format_percent(share.low)} to {format_percent(share.high)}" for share in (before, after)
-    )
-    return f"On held-out prompts, {axis} is 1 for {old} → {new} of the answers (95% intervals {intervals})."
+def shares_sentence(shares: Mapping[str, tuple[AnswerShare, AnswerShare]]) -> str:
+    """One sentence on the axes of 0 and 1, with the interval of each share; empty without any.
+
+    Args:
+        shares: the share of each axis before and after training.
+    """
+    texts = [
+        f"{axis} {format_count_share(old.hits, old.answers)} → {format_count_share(new.hits, new.answers)},"
+        f" 95% intervals {format_percent(old.low)} to {format_percent(old.high)} and"
+        f" {format_percent(new.low)} to {format_percent(new.high)}"
+        for axis, (old, new) in shares.items()
+    ]
+    return f"Held-out answers with a score of 1: {'; '.join(texts)}." if texts else ""
 
 
 # -- answers and refusals ----------------------------------------------------------------------
@@ -283,8 +289,7 @@ def counted_conclusion(
     text = conclusion(
         counted_change(before, after, "answered"), counted_change(before, after, "declined")
     )
-    shares = changed_shares(before, after)
-    sentences = [text, *(share_sentence(axis, *pair) for axis, pair in shares.items())]
+    sentences = [text, shares_sentence(changed_shares(before, after))]
     if (change := reward_change(before, after, reward)) is not None:
         sentences.append(reward_sentence(change, reward))
     if after.everyday is not None:

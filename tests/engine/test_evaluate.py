@@ -269,7 +269,7 @@ def test_an_axis_of_0_and_1_is_a_share_with_counts_and_intervals(tmp_path: Path)
         step=1, everyday=EverydayFigures(40, 60.0, 58.0, 0.02, 0.03, 1.4, 1.5),
     )  # fmt: skip
 
-    assert "On held-out prompts, exact is 1 for 8% (5/64) → 92% (59/64) of the answers" in (
+    assert "Held-out answers with a score of 1: exact 8% (5/64) → 92% (59/64), 95%" in (
         evaluation.verdict
     )
     assert evaluation.verdict.endswith("within the bounds.")

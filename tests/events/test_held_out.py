@@ -145,6 +145,6 @@ def test_the_conclusion_of_a_run_states_the_shares_before_and_after() -> None:
     after = replace(before, shares={"exact": AnswerShare(59, 64, 0.83, 0.97)})
 
     assert counted_conclusion(before, after) == (
-        "On held-out prompts, exact is 1 for 8% (5/64) → 92% (59/64) of the answers (95% intervals 3% to 17%"
-        " and 83% to 97%)."
+        "Held-out answers with a score of 1: exact 8% (5/64) → 92% (59/64), 95% intervals 3% to 17% and 83%"
+        " to 97%."
     )
