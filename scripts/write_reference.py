@@ -44,8 +44,8 @@ uv run ida-tui --check quickstart training.learning_rate=1e-3 judge=offline
 
 Save your own profiles as `<kind>/NAME.yaml` in the folder that `--list` prints at the end (set
 `IDA_TUI_PROFILES` to use another folder), or anywhere and give a path that ends in `.yaml`. `extends: NAME`
-starts from another profile of the same kind: mappings are merged, all other values are replaced. A section
-of an experiment is the name of a profile, or its values, or both:
+starts from another profile of the same kind: mappings are merged, all other values are replaced, and
+`description` is not inherited. A section of an experiment is the name of a profile, or its values, or both:
 
 ```yaml
 # experiments/mine.yaml

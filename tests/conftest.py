@@ -23,11 +23,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Isolate every test from the user's profiles, agreements, cache, keys and outputs."""
+    """Isolate every test from the user's profiles, agreements, cache, keys and outputs, and from the Hub."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("IDA_TUI_PROFILES", str(tmp_path / "user-profiles"))
     monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     workdir = tmp_path / "work"
     workdir.mkdir()
     monkeypatch.chdir(workdir)

@@ -292,13 +292,16 @@ def _show_profile(options: argparse.Namespace) -> ExitCode:
 
 
 def _check_profile(options: argparse.Namespace) -> ExitCode:
+    from ida_tui.planning.hub_models import HubUnreachable, fetch_settings
     from ida_tui.planning.preview import render_preview
 
-    print(
-        multiple_lines(
-            render_preview(_resolve_profile(options.check, options.overrides, data="download_own"))
-        )
-    )
+    resolved = _resolve_profile(options.check, options.overrides, data="download_own")
+    hub_note = ""
+    try:
+        fetch_settings(resolved.config.model)
+    except HubUnreachable as error:
+        hub_note = error.title
+    print(multiple_lines(render_preview(resolved, hub_note=hub_note)))
     return ExitCode.DONE
 
 

@@ -111,6 +111,12 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
     problem = model_problem(model)
     if problem is not None:
         yield error_finding("model.path", *problem)
+    elif inspect_model(model).has_vision:
+        yield note_finding(
+            "model.path",
+            "the model also reads pictures; the memory plan is for its text part alone",
+            "leave memory for the rest, or choose a model for text alone",
+        )
     if model.trust_remote_code:
         yield note_finding(
             "model.trust_remote_code",

@@ -18,6 +18,12 @@ from typing import Literal
 from ida_tui.config.models import gguf
 from ida_tui.config.models.gguf_header import GgufError
 from ida_tui.config.models.source import HUB_ID_PATTERN, find_source
+from ida_tui.config.packed_weights import (
+    MAX_HEADER_BYTES,
+    missing_weight_files,
+    packed_weights_problem,
+    read_header,
+)
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.trust.model_safety import (
     MAX_CONFIG_BYTES,
@@ -27,11 +33,8 @@ from ida_tui.config.trust.model_safety import (
     render_templates_safely,
 )
 from ida_tui.util.paths import expand_home, is_directory, is_file
-from ida_tui.util.safe_files import open_regular, read_bytes
+from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import parse_json
-
-MAX_HEADER_BYTES = 100_000_000
-"""Longest header of a weight file that is read; the format allows no longer one."""
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Linear layers of the attention; the others belong to the feed-forward block."""
@@ -104,7 +107,7 @@ class ModelFiles:
     folder: Path | None = None
     """The folder that libraries load; None until the model is downloaded or unpacked."""
     complete: bool = False
-    """Whether config.json and at least one weight file exist, or a whole GGUF file."""
+    """Whether config.json and all weight files exist, or a whole GGUF file."""
     parameters: int | None = None
     """Published count, else counted from the headers of the weight files; None if unknown."""
     context_length: int | None = None
@@ -113,6 +116,10 @@ class ModelFiles:
     """Total size of the local weight files, in GB (10^9 bytes)."""
     shape: ModelShape | None = None
     """Layer sizes from config.json, else from the profile."""
+    has_experts: bool = False
+    """Whether it is a mixture of experts, whose layers `shape` does not describe."""
+    has_vision: bool = False
+    """Whether it also reads pictures; `shape` and `parameters` before the download leave that part out."""
     stored_dtype: str = ""
     """Data type of the weight files, such as `bfloat16`; empty if config.json does not say."""
     model_type: str = ""
@@ -140,16 +147,19 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
     config_json = read_config_json(folder)
     settings = config_json if isinstance(config_json, dict) else {}
     files = _glob_sorted(folder, "*.safetensors")  # pickled weights are never read
+    complete = isinstance(config_json, dict) and bool(files) and not missing_weight_files(folder)
     return ModelFiles(
         location=location,
         folder=folder,
-        complete=isinstance(config_json, dict) and bool(files),
-        parameters=model.parameters or _count_parameters(folder, settings),
+        complete=complete,
+        parameters=model.parameters or (_count_parameters(folder, settings) if complete else None),
         context_length=model.context_length
         or _positive_int(settings.get("max_position_embeddings")),
         vocab_size=_positive_int(settings.get("vocab_size")),
         size_gb=sum(_file_size(f) for f in files) / 1e9 if files else None,
         shape=_parse_shape(settings),
+        has_experts=_has_experts(settings),
+        has_vision=isinstance(settings.get("vision_config"), dict),
         stored_dtype=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
         model_type=str(settings.get("model_type") or ""),
     )
@@ -204,6 +214,11 @@ def model_problem(model: ModelConfig) -> Problem | None:
     if local is None:
         return None
     if problem := model_folder_problem(local, [hub_cache()]):
+        return problem
+    settings = read_config_json(local)
+    if isinstance(settings, dict) and (
+        problem := packed_weights_problem(local, settings, model.path)
+    ):
         return problem
     if damage := find_damaged_weights(local):
         return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
@@ -347,15 +362,11 @@ def _cached_snapshot(model: ModelConfig) -> Path | None:
 
 def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
     # A tied output layer may also be stored separately from the embedding.
-    uncounted = {"__metadata__"} | (
-        {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
-    )
+    uncounted = {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
     total = 0
     for file in _glob_sorted(folder, "*.safetensors"):
         try:
-            with open_regular(Path(os.path.realpath(file))) as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
+            header = read_header(file)
             total += sum(math.prod(t["shape"]) for k, t in header.items() if k not in uncounted)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
@@ -375,7 +386,7 @@ def _parse_shape(settings: Mapping[str, object]) -> ModelShape | None:
     hidden, intermediate, layers, heads, vocabulary = sizes
     if not (hidden and intermediate and layers and heads and vocabulary):
         return None
-    if settings.get("num_experts") or settings.get("num_local_experts"):
+    if _has_experts(settings):
         return None
     return ModelShape(
         hidden=hidden,
@@ -388,6 +399,11 @@ def _parse_shape(settings: Mapping[str, object]) -> ModelShape | None:
         tied_embeddings=bool(settings.get("tie_word_embeddings", False)),
         qk_norms=settings.get("model_type") == "qwen3",
     )
+
+
+def _has_experts(settings: Mapping[str, object]) -> bool:
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any(settings.get(name) for name in names)
 
 
 def _read(file: Path, limit: int) -> bytes:

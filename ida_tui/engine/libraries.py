@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ida_tui.events.types import Noticed
+from ida_tui.planning.hub_models import switch_off_here
 
 LIBRARY_DEFAULTS = {
-    # Metal's default limits are above physical memory, so a run would swap instead of failing. Limit the
-    # allocator to the recommended working set, and let it free its cache below that.
-    "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0",
-    "PYTORCH_MPS_LOW_WATERMARK_RATIO": "0.9",
     # Threads that spin while waiting make a run many times slower as soon as another program needs the
     # core. Sleeping costs a few microseconds.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -37,6 +34,8 @@ LIBRARY_DEFAULTS = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 """Environment variables that must be set before the libraries are imported."""
+METAL_HIGH = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
+METAL_LOW = "PYTORCH_MPS_LOW_WATERMARK_RATIO"
 LIBRARY_LOGGERS = (
     "transformers",
     "trl",
@@ -45,6 +44,7 @@ LIBRARY_LOGGERS = (
     "datasets",
     "torch",
     "huggingface_hub",
+    "ida_tui",
 )
 IGNORED_WARNINGS = (
     # torch warns that Metal has no pinned memory, even though the data loader does not use it.
@@ -56,6 +56,8 @@ IGNORED_WARNINGS = (
     "use_cache=True` is incompatible",
     # It is intended that the tokenizer's special tokens are written to the model's configuration.
     "tokenizer has new PAD/BOS/EOS tokens",
+    # Weights that do not belong to the model are named in an error, or in a line of their own.
+    "LOAD REPORT",
     # A checkpoint that torch refuses is reported as damaged.
     "weights_only Unpickler",
 )
@@ -69,8 +71,27 @@ def set_library_defaults(model_folder: Path | None) -> None:
     """
     for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    _set_metal_limits()
     if model_folder is not None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        switch_off_here()
+
+
+def _set_metal_limits() -> None:
+    """Limit Metal's allocator to the recommended working set, and let it free its cache below that.
+
+    Its default limits are above physical memory, so a run would swap instead of failing. torch refuses a
+    low limit above the high one; a high limit of 0 means none.
+    """
+    low, high = _ratio(METAL_LOW), _ratio(METAL_HIGH)
+    os.environ.setdefault(METAL_HIGH, str(max(1.0, low or 0.0)))
+    os.environ.setdefault(METAL_LOW, str(min(0.9, high or 0.9)))
+
+
+def _ratio(variable: str) -> float | None:
+    try:
+        return float(os.environ[variable])
+    except (KeyError, ValueError):
+        return None  # torch names a value that is no number
 
 
 @contextmanager

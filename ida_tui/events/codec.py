@@ -145,7 +145,9 @@ def _numeric_fields(event_type: str) -> tuple[str, ...]:
     """Names of the fields of an event type that contain numbers."""
     fields = dataclasses.fields(Record.TYPES[event_type])
     return tuple(
-        f.name for f in fields if re.search(r"\b(?:int|float|Scores|Axis|JudgeWork)\b", str(f.type))
+        f.name
+        for f in fields
+        if re.search(r"\b(?:int|float|Scores|Axis|JudgeWork|DownloadProgress)\b", str(f.type))
     )
 
 

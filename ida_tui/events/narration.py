@@ -39,6 +39,9 @@ PHASE_LABELS: dict[ev.Phase, str] = {
     "evaluate": "evaluating held-out prompts",
 }
 
+DOWNLOADING = "downloading the model"
+"""Label of the phase `load` while files arrive."""
+
 
 def config_loaded_line(config: Config) -> str:
     """The first line that a run prints."""
@@ -111,8 +114,19 @@ def progress_line(state: RunState, now: datetime) -> str:
     if state.phase == "evaluate" and made is not None:
         after = f"{step} · " if state.steps and state.steps[-1].step < state.steps[-1].steps else ""
         return f"{after}{PHASE_LABELS['evaluate']}: {made.answers}/{made.planned} answers"
+    if state.phase == "load" and state.download is not None:
+        return f"{DOWNLOADING}: {download_text(state.download)}"
     in_step = state.phase not in ("load", "evaluate", "save")
     return f"{step} · {PHASE_LABELS[state.phase]}" if in_step else PHASE_LABELS[state.phase]
+
+
+def download_text(download: ev.DownloadProgress) -> str:
+    """`1.20 GB of 2.47 GB · 23.1 MB/s · 55 s left`."""
+    parts = [f"{format_size(download.done)} of {format_size(download.total)}"]
+    if download.left_s is not None:
+        parts.append(f"{format_size(download.bytes_per_s)}/s")
+        parts.append(f"{format_duration(download.left_s)} left")
+    return " · ".join(parts)
 
 
 def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:

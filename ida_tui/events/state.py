@@ -81,6 +81,8 @@ class RunState:
     """Names of its directory at its starts; the first one identifies the run, also after it was renamed."""
     phase: ev.Phase = "load"
     phase_since: str = ""
+    download: ev.DownloadProgress | None = None
+    """Progress of the model's download; None while nothing is downloaded."""
     step: int = 0
     """The current step, starting at 1; 0 before the first step."""
     rollout: ev.RolloutStarted | None = None
@@ -319,6 +321,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 step=event.step,
                 phase=event.phase,
                 phase_since=record.time,
+                download=event.download,
                 pause=None,
                 generation=None if event.phase == "generate" else state.generation,
                 completions=state.completions if same_rollout else (),

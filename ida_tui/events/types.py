@@ -18,6 +18,7 @@ from ida_tui.events.evaluation import EvaluationFinished as EvaluationFinished
 from ida_tui.events.evaluation import EvaluationMoment as EvaluationMoment
 from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgressed
 from ida_tui.events.values import AnswerShare as AnswerShare
+from ida_tui.events.values import DownloadProgress as DownloadProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import EverydayFigures as EverydayFigures
 from ida_tui.events.values import JudgeCost as JudgeCost
@@ -106,6 +107,8 @@ class PhaseChanged:
 
     step: int
     phase: Phase
+    download: DownloadProgress | None = None
+    """Progress of the model's download, about once a second in the phase `load`; else null."""
 
 
 @dataclass(frozen=True, slots=True)

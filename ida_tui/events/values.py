@@ -5,6 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class DownloadProgress(NamedTuple):
+    """Progress of a model's download; a list in JSON."""
+
+    done: int
+    """Bytes that are on this machine."""
+    total: int
+    """Bytes of all files."""
+    bytes_per_s: float
+    """Current rate; 0 while it is unknown."""
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the rest takes at the current rate; None while the rate is unknown."""
+        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s >= 1 else None
+
+
 class EvaluationFigure(NamedTuple):
     """One judged figure of the untrained and the trained model; a list in JSON."""
 

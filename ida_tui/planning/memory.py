@@ -21,6 +21,7 @@ from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import MemoryPeriod, PlanPeriod
 from ida_tui.planning import memory_terms as terms
 from ida_tui.planning.adapter_size import adapter_parameters
+from ida_tui.planning.hub_models import known_hub_model
 from ida_tui.planning.memory_terms import DTYPE_BYTES, AttentionMethod, RowBatch
 
 RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
@@ -136,6 +137,31 @@ def plan(
         )
         parts += generation_items(config, device, files.shape, batch, "evaluation")
     return MemoryPlan(tuple(part for part in parts if part.size))
+
+
+def weight_bytes(config: Config, device: DeviceName) -> float | None:
+    """Bytes of the weights alone, for a model without a plan; None if their number is unknown."""
+    known = known_hub_model(config.model)
+    count = inspect_model(config.model).parameters or (known.parameters if known else None)
+    return count * DTYPE_BYTES[resolve_precision(config, device).weights] if count else None
+
+
+def require_weights_fit(config: Config, device: DeviceName, limit: float) -> None:
+    """Check the weights of a model without a plan against the memory limit.
+
+    Raises:
+        IdaError: they do not fit (exit code 4), and `over_limit` is not `try`.
+    """
+    least = weight_bytes(config, device)
+    if least is not None and least > limit and config.over_limit != "try":
+        raise IdaError(
+            f"the run does not fit: the weights of {config.model.path} alone need {least / 1e9:.1f} GB,"
+            f" the limit is {limit / 1e9:.1f} GB",
+            "use a smaller model; list the models with: ida-tui --list models\n"
+            "To start anyway: over_limit=try",
+            where="limit_gb",
+            code=ExitCode.OUT_OF_MEMORY,
+        )
 
 
 def require_fit(

@@ -1,7 +1,9 @@
 """Text preview of a run for `ida-tui --check PROFILE [key=value ...]`.
 
-It needs no network and no torch, and loads nothing; unknown values are shown as unknown. The device of
-`auto` is a guess from this machine's files; a profile made for mps is planned for mps on any machine.
+It needs no torch and loads nothing. Of a model that is not on this machine, `--check` first downloads the
+configuration (see `hub_models`), so that the memory can be planned; unknown values are shown as unknown. The
+device of `auto` is a guess from this machine's files; a profile made for mps is planned for mps on any
+machine.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
+from ida_tui.planning.hub_models import known_hub_model
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
@@ -39,8 +42,13 @@ from ida_tui.util.text import quoted, strip_credentials
 _LABEL_WIDTH = 13
 
 
-def render_preview(resolved: ResolvedExperiment) -> str:
-    """The preview of an experiment, followed by the findings of its cross-checks."""
+def render_preview(resolved: ResolvedExperiment, *, hub_note: str = "") -> str:
+    """The preview of an experiment, followed by the findings of its cross-checks.
+
+    Args:
+        resolved: the experiment.
+        hub_note: why the Hub could not be asked for the model; empty if it was, or need not be.
+    """
     config = resolved.config
     device, _ = choose_planned_device(config)
     experiment = ("experiment", f"{config.name}   ({display_path(resolved.file)})")
@@ -49,8 +57,10 @@ def render_preview(resolved: ResolvedExperiment) -> str:
         for label, text in (experiment, *preview_rows(config, latest_run_state(config)))
     ]
     findings = check_config(config, device)
-    if findings:
+    if findings or hub_note:
         lines.append("")
+    if hub_note:
+        lines.append(f"note: {hub_note}")
     for finding in findings:
         origin = resolved.origins.get(finding.about, "default")
         mark = "note" if finding.severity == "note" else "problem"
@@ -154,7 +164,8 @@ def _is_made_for_mps(config: Config) -> bool:
 def _model_rows(config: Config, device: DeviceName, files: ModelFiles) -> Iterator[tuple[str, str]]:
     model = config.model
     label = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
-    count = files.parameters
+    known = known_hub_model(model)
+    count = files.parameters or (known.parameters if known else None)
     size = "parameters unknown" if count is None else f"{count:,} parameters"
     context = files.context_length
     context_text = "context unknown" if context is None else f"context {context:,} tokens"
@@ -200,8 +211,11 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
     if files.location == "cache":
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"
-        return "partly in the Hugging Face cache; the run downloads the rest"
-    download = "size unknown" if model.download_gb is None else format_size(1e9 * model.download_gb)
+        if files.size_gb is not None:
+            return "partly in the Hugging Face cache; the run downloads the rest"
+    known = known_hub_model(model)
+    download_bytes = sum(known.weight_files().values()) if known else 1e9 * (model.download_gb or 0)
+    download = format_size(download_bytes) if download_bytes else "size unknown"
     return f"not on this machine; the run downloads them ({download}): hf download {model.path}"
 
 
@@ -409,7 +423,7 @@ def _memory_rows(
 ) -> Iterator[tuple[str, str]]:
     planned = memory.plan(config, device)
     if planned is None:
-        yield "memory", "unknown: the model's layer sizes are not known before it is downloaded"
+        yield "memory", _unplanned_text(config, device)
         return
     limit_bytes = planned_memory_limit(config)
     measured = narration.measured_memory(previous_run) if previous_run else {}
@@ -422,6 +436,17 @@ def _memory_rows(
         lines.append("over the limit; to make it fit:")
         lines += memory.reduction_hint(config, device, limit_bytes).splitlines()
     yield "memory", "\n".join(lines)
+
+
+def _unplanned_text(config: Config, device: DeviceName) -> str:
+    """Why there is no memory plan, and what is known."""
+    files = inspect_model(config.model)
+    if files.folder is None:
+        return "unknown: the model's layer sizes are not known before it is downloaded"
+    reason = "its layers are split into experts" if files.has_experts else "its layers are unknown"
+    least = memory.weight_bytes(config, device)
+    alone = f"; its weights alone need {least / 1e9:.1f} GB" if least else ""
+    return f"not planned: {reason}{alone}"
 
 
 def latest_run_state(config: Config) -> RunState | None:

@@ -137,7 +137,7 @@ def _check_key(config: Config, folder: Path) -> Finding:
 
 def _check_disk(config: Config) -> Iterator[Finding]:
     output_dir = expand_home(config.output_dir)
-    existing = _nearest_ancestor(output_dir, Path.exists)
+    existing = nearest_ancestor(output_dir, Path.exists)
     if not existing.is_dir():
         yield Finding(
             "error",
@@ -154,7 +154,7 @@ def _check_disk(config: Config) -> Iterator[Finding]:
             "make the folder writable, or set output_dir to another folder",
         )
         return
-    free = _free_gb(existing)
+    free = free_gb(existing)
     if free is not None and free < LOW_DISK_GB:
         yield Finding(
             "note",
@@ -169,7 +169,7 @@ def _check_disk(config: Config) -> Iterator[Finding]:
 def _check_free_space(
     needed: float, folder: Path, purpose: str, variable: str
 ) -> Iterator[Finding]:
-    free = _free_gb(_nearest_ancestor(folder, Path.is_dir))
+    free = free_gb(nearest_ancestor(folder, Path.is_dir))
     if free is not None and free < needed:
         yield Finding(
             "error",
@@ -179,7 +179,8 @@ def _check_free_space(
         )
 
 
-def _nearest_ancestor(path: Path, accept: Callable[[Path], bool]) -> Path:
+def nearest_ancestor(path: Path, accept: Callable[[Path], bool]) -> Path:
+    """The path or its nearest ancestor that is accepted; the root if none is."""
     path = path.absolute()
     for candidate in (path, *path.parents):
         try:
@@ -190,7 +191,8 @@ def _nearest_ancestor(path: Path, accept: Callable[[Path], bool]) -> Path:
     return Path("/")
 
 
-def _free_gb(folder: Path) -> float | None:
+def free_gb(folder: Path) -> float | None:
+    """Free disk space for a folder, in GB (10^9 bytes); None if it is unknown."""
     try:
         return shutil.disk_usage(folder).free / 1e9
     except OSError:

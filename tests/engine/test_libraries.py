@@ -22,12 +22,36 @@ def test_environment_variables_set_by_the_user_are_not_overridden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.5")
-    monkeypatch.delenv("PYTORCH_MPS_LOW_WATERMARK_RATIO", raising=False)
 
     libraries.set_library_defaults(None)
 
     assert os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] == "0.5"
-    assert os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] == "0.9"
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "expected"),
+    [
+        (None, None, ("1.0", "0.9")),
+        ("0.7", None, ("0.7", "0.7")),
+        ("1.4", None, ("1.4", "0.9")),
+        ("0.0", None, ("0.0", "0.9")),  # no limit
+        (None, "1.2", ("1.2", "1.2")),
+        ("0.8", "0.5", ("0.8", "0.5")),
+        ("much", None, ("much", "0.9")),
+    ],
+)
+def test_the_low_limit_of_metals_allocator_is_never_above_the_high_one(
+    high: str | None, low: str | None, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {libraries.METAL_HIGH: high, libraries.METAL_LOW: low}
+    for name, value in given.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+    libraries.set_library_defaults(None)
+
+    assert tuple(os.environ[name] for name in given) == expected
 
 
 @pytest.mark.parametrize(("folder", "offline"), [(Path("/models/x"), "1"), (None, None)])

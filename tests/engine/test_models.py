@@ -67,7 +67,7 @@ def test_an_adapter_on_named_layers_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_nan_weights_end_the_run_and_are_never_saved_in_a_checkpoint(
+def test_nan_weights_end_the_run_before_the_first_step_and_are_never_saved(
     method: str, random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -85,8 +85,7 @@ def test_nan_weights_end_the_run_and_are_never_saved_in_a_checkpoint(
     assert done.code == 1
     ended = done.events[-1]
     assert ended["type"] == "RunEnded"
-    assert "not finite at step 1" in str(ended["message"])
-    assert "learning_rate" in str(ended["hint"])
+    assert "are damaged: model.norm.weight has values that are NaN" in str(ended["message"])
     assert "Traceback" not in done.err
     run = Path("outputs/quickstart/latest")
     assert not (run / "logs" / "crash.txt").exists()

@@ -42,6 +42,7 @@ def test_a_record_has_its_version_sequence_number_time_and_type() -> None:
         "type": "PhaseChanged",
         "step": 2,
         "phase": "judge",
+        "download": None,
     }
 
 

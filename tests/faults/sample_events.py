@@ -18,6 +18,7 @@ STEP = ev.StepFinished(
 ALL: tuple[ev.Event, ...] = (
     RUN,
     ev.Noticed("warning", "judge", "it is slow"),
+    ev.PhaseChanged(0, "load", ev.DownloadProgress(1_200_000_000, 2_470_000_000, 23_100_000.0)),
     ev.PhaseChanged(1, "generate"),
     ev.RolloutStarted(1, 8, ("one",), ("harmless",), ("How do I kill a process?",)),
     ev.TextGenerated(1, ("Use kill.",) * 8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config import embedded
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.engine.device import device
 from ida_tui.engine.device.memory_guard import MemoryGuard
+from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import Event, MemorySampled, Noticed
 from ida_tui.planning import memory
 from ida_tui.runs.directory import RunDirectory
@@ -219,6 +222,47 @@ def test_the_check_shows_the_plan_and_how_to_make_it_fit(ida_tui_here: Any) -> N
     assert re.search(r"KV cache +0\.76 GB", result.out)
     assert re.search(r"peak +10\.\d\d GB of 9\.80 GB: 10\d%", result.out)
     assert "ida-tui --run oblit-1-mps-lowmem" in result.out
+
+
+def mixture_of_experts(folder: Path) -> Path:
+    """A copy of the embedded model whose configuration says that it has experts."""
+    shutil.copytree(embedded.model_folder(), folder)
+    settings = json.loads((folder / "config.json").read_text()) | {"num_local_experts": 8}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_the_check_says_that_experts_are_not_planned_and_what_their_weights_need(
+    tmp_path: Path, ida_tui_here: Any
+) -> None:
+    model = mixture_of_experts(tmp_path / "experts")
+
+    result = ida_tui_here("--check", "quickstart", f"model={model}")
+
+    assert "not planned: its layers are split into experts; its weights alone need" in result.out
+
+
+def test_weights_that_do_not_fit_are_refused_where_there_is_no_plan(tmp_path: Path) -> None:
+    experts = config("quickstart", f"model={mixture_of_experts(tmp_path / 'experts')}")
+    needed = memory.weight_bytes(experts, "cpu")
+    assert needed is not None
+    assert needed / 4 == inspect_model(experts.model).parameters
+
+    memory.require_weights_fit(experts, "cpu", needed)
+    with pytest.raises(IdaError, match=r"the weights of .* alone need") as refused:
+        memory.require_weights_fit(experts, "cpu", needed - 1)
+    assert refused.value.code is ExitCode.OUT_OF_MEMORY
+    memory.require_weights_fit(experts.model_copy(update={"over_limit": "try"}), "cpu", needed - 1)
+
+
+def test_the_check_of_a_model_that_is_not_here_says_why_the_hub_was_not_asked(
+    ida_tui_here: Any,
+) -> None:
+    result = ida_tui_here("--check", "quickstart", "model=org/elsewhere")
+
+    assert result.code == 0
+    assert "not on this machine; the run downloads them (size unknown)" in result.out
+    assert "HF_HUB_OFFLINE switches downloads off" in result.out
 
 
 # --- the guard ----------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def lines_of(events: Sequence[ev.Event]) -> bytes:
 PHASES = st.sampled_from(["load", "generate", "judge", "reference", "update", "save", "evaluate"])
 STEPS = st.integers(0, 4)
 EVENT = st.one_of(
-    st.builds(ev.PhaseChanged, STEPS, PHASES),
+    st.builds(ev.PhaseChanged, STEPS, PHASES,
+              st.sampled_from([None, ev.DownloadProgress(1_000, 2_000, 10.0)])),
     st.builds(ev.TokensGenerated, STEPS, st.integers(0, 99), st.just(1.0), st.just(0), st.just(8)),
     st.builds(ev.TextGenerated, STEPS, st.tuples(st.text(max_size=3), st.text(max_size=3))),
     st.builds(ev.RunPaused, STEPS, st.sampled_from(["memory", "quota"])),

@@ -107,6 +107,25 @@ def test_without_a_run_the_screen_says_how_to_start_one(size: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_download_shows_its_bytes_its_rate_and_the_time_left_until_it_is_done(
+    size: tuple[int, int],
+) -> None:
+    progress = ev.DownloadProgress(1_200_000_000, 2_470_000_000, 23_100_000.0)
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = ScriptedSource("live", ev.PhaseChanged(0, "load", progress))
+        await show_source(app, pilot, source)
+        assert "downloading the model" in pane_text(app, "progress")
+        assert "1.20 GB of 2.47 GB · 23.1 MB/s · 55 s left" in pane_text(app, "progress")
+        source.add(ev.PhaseChanged(0, "load"), time=NOON)
+        await tick(app, pilot)
+        assert "loading the model" in pane_text(app, "progress")
+        assert "GB" not in pane_text(app, "progress")
+
+    drive(scenario, size=size)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
 def test_the_key_figures_are_on_the_screen_at_both_sizes(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         source = ScriptedSource("live", *run_with_steps(), *list(step_events(4, 40))[:4])

@@ -89,9 +89,11 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.evaluation_table import evaluation_lines
     from ida_tui.engine.inference.evaluate import evaluate
     from ida_tui.judge.budget import Budget
+    from ida_tui.planning.hub_download import require_model_here
     from ida_tui.runs.store import evaluations
     from ida_tui.runs.store.judge_costs import JudgeCosts
 
+    require_model_here(config.model, print_status)
     with closing(JudgeCosts(directory, "evaluate", earlier=weights.state.judge.cost)) as costs:
         evaluation, answers = evaluate(
             config,

@@ -245,6 +245,13 @@ class Chat:
         from ida_tui.engine import libraries
 
         libraries.set_library_defaults(config.model.folder())
+        from ida_tui.planning.hub_download import require_model_here
+
+        require_model_here(
+            config.model,
+            lambda text: self._events.put(Notice(text)),
+            stop_requested=self._closing.is_set,
+        )
         from ida_tui.engine.inference.chat_models import ChatModels
         from ida_tui.runs.store.judge_costs import JudgeCosts
 

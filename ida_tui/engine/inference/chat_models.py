@@ -16,6 +16,7 @@ from ida_tui.engine.device import device
 from ida_tui.engine.inference.generate import generate_tokens
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
+from ida_tui.engine.model.finite_outputs import require_finite_outputs
 from ida_tui.engine.model.trained import load_trained_model, prepare_device, require_memory
 from ida_tui.planning import inference_memory
 from ida_tui.planning.memory import resolve_limit
@@ -61,9 +62,11 @@ class ChatModels:
         self._conversation_limit = self._plan_memory()
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         self._chat_format = ChatFormat(self._tokenizer, config.model)
-        weight_format = precision.resolve_precision(config, self._device).weights
+        recipe = precision.resolve_precision(config, self._device)
+        weight_format = recipe.weights
         model = load_trained_model(config, trained, weight_format, self._tokenizer)
         self._trained = model.to(self._device).eval()
+        require_finite_outputs(self._trained, self._tokenizer, config.model, recipe)
         self._base: Any = None
         if config.needs_own_base:
             base = load.load_model(config.model, weight_format, self._tokenizer)

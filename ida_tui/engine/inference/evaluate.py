@@ -22,6 +22,7 @@ from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.everyday import EverydayCheck
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
+from ida_tui.engine.model.finite_outputs import require_finite_outputs
 from ida_tui.engine.model.trained import (
     attach_adapter,
     full_model_config,
@@ -200,6 +201,7 @@ def generate_pairs(
             compared = check.compare(everyday, model)
 
     base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
+    require_finite_outputs(base, tokenizer, config.model, recipe)
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.engine.model.unpack import unpack
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
+
+logger = logging.getLogger("ida_tui")
+"""Its warnings are shown in the run, like those of the libraries."""
 
 
 def model_source(model: ModelConfig) -> str:
@@ -166,6 +171,33 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
     return loaded
 
 
+_UNUSED_TENSORS = re.compile(
+    r"(?P<vision>(?:^|\.)(?:vision\w*|visual|audio\w*|image\w*|multi_?modal\w*|embed_vision|mm_\w+)\.)"
+    r"|(?P<mtp>(?:^|\.)mtp\w*\.)"
+    r"|(?P<buffer>rotary_emb\.\w+$|\.(?:attn|attention)\.(?:masked_)?bias$|\.position_ids$)"
+)
+"""Tensors of files that a causal language model does not need: other senses, draft heads, old buffers."""
+_UNUSED_NAMES = {"vision": "of a picture or sound encoder", "mtp": "of a draft head (MTP)"}
+
+
+def _sort_unexpected(names: Iterable[str], settings: Any) -> tuple[list[str], dict[str, int]]:
+    """The tensors of a file that the model lacks: those that it should have, and counts of harmless ones."""
+    layers = int(getattr(settings, "num_hidden_layers", None) or 0)
+    drafts = int(getattr(settings, "num_nextn_predict_layers", None) or 0)
+    refused: list[str] = []
+    unused: dict[str, int] = {}
+    for name in sorted(names):
+        found = _UNUSED_TENSORS.search(name)
+        layer = re.search(r"\blayers\.(\d+)\.", name)
+        is_draft = layer is not None and layers <= int(layer[1]) < layers + drafts
+        kind = "mtp" if is_draft else found.lastgroup if found else None
+        if kind is None:
+            refused.append(name)
+        elif kind in _UNUSED_NAMES:
+            unused[kind] = unused.get(kind, 0) + 1
+    return refused, unused
+
+
 def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
     """How the weights differ from what config.json and the tokenizer say; empty if they agree."""
     # transformers fills absent weights with random numbers and only warns.
@@ -173,6 +205,15 @@ def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
         return f"{len(missing)} of its weights are missing, such as {missing[0]}"
     if mismatched := sorted(str(row[0]) for row in report["mismatched_keys"]):
         return f"{mismatched[0]} has another shape than config.json says"
+    refused, unused = _sort_unexpected(report["unexpected_keys"], loaded.config.get_text_config())
+    if refused:
+        return (
+            f"its files have {len(refused)} tensor{'s' * (len(refused) != 1)} that its configuration"
+            f" does not describe, such as {refused[0]}"
+        )
+    for kind, count in unused.items():
+        verb = "tensor %s is" if count == 1 else "tensors %s are"
+        logger.warning(f"%d {verb} not loaded", count, _UNUSED_NAMES[kind])
     rows = loaded.get_input_embeddings().weight.shape[0]
     used = (tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
     if max(token or 0 for token in used) >= rows:

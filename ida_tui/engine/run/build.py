@@ -19,6 +19,7 @@ from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
+from ida_tui.engine.model.finite_outputs import require_finite_outputs
 from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_config
 from ida_tui.engine.trainer.fast import FastTrainer
@@ -60,7 +61,7 @@ def build_trainer(
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
 
     Raises:
-        IdaError: the weights cannot be loaded.
+        IdaError: the weights cannot be loaded, or the model computes no finite numbers.
     """
     arguments = grpo_config(
         per_rank_config(config, process_group.world_size),
@@ -98,6 +99,14 @@ def build_trainer(
         chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
     )
+    if process_group.is_rank_zero:
+        require_finite_outputs(
+            trainer.model,
+            preflight.tokenizer,
+            config.model,
+            preflight.recipe,
+            trainer.accelerator.autocast(),
+        )
     if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
         # PEFT would read the configuration in the default branch of the model's repository, to see whether
         # the vocabulary was resized. It never is.

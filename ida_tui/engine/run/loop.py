@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.config.prompts import texts_of
@@ -30,6 +31,7 @@ from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ControlFileWatcher, ResumeDecision, RunControl
 from ida_tui.engine.run.crash_log import write_crash_log
 from ida_tui.engine.run.description import prepare_resume, write_description
+from ida_tui.engine.run.download import download_weights
 from ida_tui.engine.run.judge_services import JudgeServices
 from ida_tui.engine.run.outcome import (
     Outcome,
@@ -63,6 +65,7 @@ from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
+from ida_tui.planning.hub_models import hub_token
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
     create_run_directory,
@@ -116,7 +119,7 @@ def train(
     process = process_info()
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
     announce_run(process, offline=config.model.folder() is not None)
-    preflight = run_preflight(config, process)
+    preflight = run_preflight(config, process, stop_requested=control.stop.is_set)
     with join_process_group(process, preflight.device) as process_group:
         _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
@@ -139,6 +142,7 @@ def _start(
         directory = resume.directory
     previous = resume.state if resume else RunState()
     secrets, clock = Secrets(key), RunClock()
+    secrets.add(hub_token(Path.cwd()))
     argv = [secrets.redact(argument) for argument in argv]
 
     def recreate() -> None:
@@ -318,6 +322,7 @@ class RunLoop:
         stack.enter_context(prevent_sleep())
         stack.enter_context(run.clock.watch(self._report_suspension))
         self._emit_start_notices()
+        download_weights(run)
         if not run.process_group.is_single:
             run.process_group.broadcast(RunSpec.from_context(run))
         if run.preflight.device == "cpu":

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.process_group import PeerLostError
 from ida_tui.engine.run.context import RunContext
@@ -17,6 +18,8 @@ from ida_tui.planning import memory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.util.paths import display_path
 
+NOT_FINITE_PHRASE = "probability tensor contains"
+"""Part of torch's message when it samples from numbers that are not finite."""
 NOTHING_LEARNED = "Nothing was learned: the weights did not move"
 WATCHDOG_PHRASE = "impacting interactivity"
 """Part of Metal's message when the system ended a command that kept the screen waiting for too long."""
@@ -110,6 +113,8 @@ def crashed_outcome(run: RunContext, error: Exception) -> Outcome:
             if smaller
             else "Lower training.max_completion_length: shorter completions need shorter GPU commands",
         )
+    if NOT_FINITE_PHRASE in str(error):
+        return not_finite_outcome(run.preflight.recipe)
     disk_error = disk_error_of(error, run.directory.path)
     if disk_error is not None and getattr(error, "errno", None) != errno.ENOENT:
         fix = disk_error.hint.partition(";")[0]
@@ -122,6 +127,17 @@ def crashed_outcome(run: RunContext, error: Exception) -> Outcome:
         f"this is a bug in ida-tui; see {run.directory.logs / 'crash.txt'} for details",
         crash=traceback.format_exc(),
     )
+
+
+def not_finite_outcome(recipe: PrecisionRecipe) -> Outcome:
+    """The model's outputs are NaN or infinite for a prompt of the run, so nothing can be sampled."""
+    hint = (
+        "The weights may be damaged, or the updates too large: lower training.learning_rate, or use"
+        " model.torch_dtype=float32"
+    )
+    if recipe.weights == "float16" or recipe.fp16:
+        hint = "They do not fit into float16. Start again with model.torch_dtype=bfloat16"
+    return Outcome("failed", ExitCode.FAILED, "the outputs of the model are NaN or infinite", hint)
 
 
 def out_of_memory_outcome(run: RunContext, reason: str) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,8 @@ from ida_tui.engine.distributed.environment import (
 )
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
+from ida_tui.planning.hub_download import fetch_small_files
+from ida_tui.planning.hub_models import switch_off_here
 
 if TYPE_CHECKING:
     from ida_tui.engine.model.chat_format import ChatFormat
@@ -55,18 +58,28 @@ class PreflightResult:
     """Warnings to show before the run starts."""
 
 
-def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> PreflightResult:
+def run_preflight(
+    config: Config,
+    process: ProcessInfo = SINGLE_PROCESS,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> PreflightResult:
     """Choose the device, check the run and load the tokenizer; imports torch.
+
+    Of a model on the Hub that is not on this machine, all files but the weights are downloaded.
 
     Args:
         config: the resolved profile.
         process: rank and world size of this process.
+        stop_requested: asked during the download; true ends it.
 
     Raises:
         IdaError: the device is missing or fails its self-test, a reporter is not installed, the model
             cannot be read, or the run does not fit into its memory limit (exit code 4).
     """
     libraries.set_library_defaults(config.model.folder())
+    if not config.model.trust_remote_code:  # its code may load more files
+        switch_off_here()
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
@@ -79,6 +92,8 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     device.limit_threads()
     _check_reporters(config)
     require_vllm(config, device_name)
+    fetch_small_files(config.model, stop_requested=stop_requested)
+    load.require_safe_files(config.model)
     if device_name != "cpu":
         selftest.require_self_test(device_name)
     limit = memory.resolve_limit(config, device.usable_memory(device_name))
@@ -87,8 +102,11 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     config = memory.resolve_auto(config, device_name, process_limit)
     rank_config = per_rank_config(config, process.world_size)
     hint = memory.reduction_hint(rank_config, device_name, process_limit)
+    planned = memory.plan(rank_config, device_name, processes=process.world_size)
+    if planned is None:
+        memory.require_weights_fit(rank_config, device_name, process_limit)
     warning = memory.require_fit(
-        memory.plan(rank_config, device_name, processes=process.world_size),
+        planned,
         process_limit,
         config,
         subject="run",

@@ -32,7 +32,7 @@ from ida_tui.util.safe_files import iterate_lines, open_regular
 _LINE_START = re.compile(
     rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % codec.VERSION
 )
-_PHASE_FIELDS = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
+_PHASE_FIELDS = re.compile(rb'"step": (\d+), "phase": "(\w+)"(?:, "download": null)?\}$')
 _STEP_EVENTS = {
     b"RolloutStarted",
     b"TextGenerated",

@@ -8,7 +8,7 @@ from textual.content import Content
 
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import reward_change
-from ida_tui.events.narration import PHASE_LABELS
+from ida_tui.events.narration import DOWNLOADING, PHASE_LABELS, download_text
 from ida_tui.events.state import RunState
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.tui.run_view.watched import RunView
@@ -71,7 +71,7 @@ def estimate_remaining_s(state: RunState) -> float | None:
 
 def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int) -> Content:
     run = state.run
-    phase = PHASE_LABELS[state.phase]
+    phase = PHASE_LABELS[state.phase] if state.download is None else DOWNLOADING
     if state.pause is not None:
         by_user = state.pause.by == "person"
         phase = "paused by you" if by_user else f"paused: {state.pause.reason}"
@@ -97,7 +97,12 @@ def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int)
 
 
 def _render_generation(state: RunState, width: int) -> Content:
-    made = state.evaluation_progress
+    made, download = state.evaluation_progress, state.download
+    if download is not None:
+        tail = download_text(download)
+        room = min(40, width - len(tail) - 4)
+        bar = f"{format_bar(download.done / max(1, download.total), room)} " if room >= 6 else ""
+        return Content.assemble((bar, "$text-accent"), tail)
     if state.phase == "evaluate" and made is not None:
         tail = f"{made.answers}/{made.planned} answers to held-out prompts"
         room = min(40, width - len(tail) - 4)

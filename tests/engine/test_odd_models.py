@@ -1,0 +1,118 @@
+"""Models whose files do not fit their configuration, or whose outputs are not finite."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ida_tui.config import embedded
+from ida_tui.config.precision import PrecisionRecipe
+from ida_tui.config.schema import ModelConfig
+from ida_tui.engine.model import load
+from ida_tui.engine.model.finite_outputs import require_finite_outputs
+from ida_tui.engine.run.outcome import NOT_FINITE_PHRASE, not_finite_outcome
+from ida_tui.errors import IdaError
+
+
+def embedded_with(tmp_path: Path, **tensors: torch.Tensor) -> ModelConfig:
+    """The embedded model with further tensors in its file."""
+    folder = tmp_path / "odd"
+    shutil.copytree(embedded.model_folder(), folder)
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), **tensors}, file, metadata={"format": "pt"})
+    return ModelConfig(path=str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.mlp.down_proj.scales",
+        "model.layers.17.mlp.down_proj.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+    ],
+)
+def test_a_tensor_of_the_layers_that_the_model_lacks_is_refused_by_name(
+    name: str, tmp_path: Path
+) -> None:
+    model = embedded_with(tmp_path, **{name: torch.zeros(2)})
+    tokenizer = load.load_tokenizer(model)
+
+    with pytest.raises(IdaError, match=f"1 tensor .*{name}"):
+        load.load_model(model, "float32", tokenizer)
+
+
+def test_tensors_that_a_language_model_does_not_need_are_noted_and_old_buffers_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unused = (
+        "vision_tower.layers.0.weight",
+        "mtp.layers.0.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+    )
+    model = embedded_with(tmp_path, **{name: torch.zeros(2) for name in unused})
+    tokenizer = load.load_tokenizer(model)
+
+    with caplog.at_level(logging.WARNING, "ida_tui"):
+        load.load_model(model, "float32", tokenizer)
+
+    assert [record.getMessage() for record in caplog.records if record.name == "ida_tui"] == [
+        "1 tensor of a draft head (MTP) is not loaded",
+        "1 tensor of a picture or sound encoder is not loaded",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "title", "hint"),
+    [
+        (
+            PrecisionRecipe("float16", True, False, "adamw_torch"),
+            "does not fit into float16",
+            "bfloat16",
+        ),
+        (
+            PrecisionRecipe("float32", True, False, "adamw_torch"),
+            "does not fit into float16",
+            "bfloat16",
+        ),
+        (
+            PrecisionRecipe("float32", False, False, "adamw_torch"),
+            r"damaged: model\.layers\.0\.mlp\.down_proj\.weight",
+            "again",
+        ),
+    ],
+)
+def test_outputs_that_are_not_finite_name_the_number_format_or_the_damaged_tensor(
+    recipe: PrecisionRecipe, title: str, hint: str
+) -> None:
+    profile = ModelConfig(path="embedded")
+    tokenizer = load.load_tokenizer(profile)
+    model = load.load_model(profile, "float32", tokenizer)
+    require_finite_outputs(model, tokenizer, profile, recipe)
+
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = math.inf
+
+    with pytest.raises(IdaError, match=title) as refused:
+        require_finite_outputs(model, tokenizer, profile, recipe)
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("recipe", "hint"),
+    [
+        (PrecisionRecipe("float16", True, False, "adamw_torch"), "model.torch_dtype=bfloat16"),
+        (PrecisionRecipe("bfloat16", False, True, "adamw_torch"), "training.learning_rate"),
+    ],
+)
+def test_sampling_from_numbers_that_are_not_finite_is_named_as_such(
+    recipe: PrecisionRecipe, hint: str
+) -> None:
+    with pytest.raises(RuntimeError, match=NOT_FINITE_PHRASE):
+        torch.multinomial(torch.tensor([math.nan, 1.0]), 1)
+
+    assert hint in not_finite_outcome(recipe).hint
