@@ -17,7 +17,7 @@ from pathlib import Path
 SEED = 20
 FILE = Path(__file__).parents[1] / "profiles" / "prompts" / "people-json.yaml"
 HEADER = """\
-description: Sentences about people, each with the JSON that it says (column answer)
+description: Sentences about people, each with its JSON (column answer)
 version: 1
 # Written by scripts/write_people_json.py. The held-out rows have other names, cities, numbers and forms of
 # sentences than the training rows.
