@@ -55,7 +55,7 @@ def compare_with_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
     seeds_with_difference = 0
     with JudgeService(config.judge, config.rubric, config.prompts, key=None) as service:
         for seed, offset in product(range(SEEDS), (0, 1)):
-            both = evaluate.generate_pairs(
+            both, _ = evaluate.generate_pairs(
                 config, None, chosen, samples=samples, seeds=(2 * seed, 2 * seed + offset)
             )
             answers, stats = evaluate.judge_answers(service, both, seed=seed)

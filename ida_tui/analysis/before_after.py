@@ -19,6 +19,7 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import held_out
 from ida_tui.events.held_out import RewardChange, ShareChange
+from ida_tui.events.values import AnswerShare
 from ida_tui.runs.store.evaluations import EvaluatedAnswer, Figure, FigureUnit
 from ida_tui.util.intervals import change_interval
 
@@ -38,6 +39,8 @@ class _Measure:
     better: BetterDirection
     most: float | None
     """The largest possible change; None if unknown, where the values seen bound it."""
+    counts_hits: bool = False
+    """Whether it is an axis of 0 and 1, whose figure has the number of answers with a 1."""
 
 
 def _refusal_measures(kind: PromptKind) -> Iterator[_Measure]:
@@ -58,12 +61,18 @@ def _share_measure(name: str, classes: Collection[str], better: BetterDirection)
     return _Measure(name, "share", value, better, 1)
 
 
-def _score_measures(axes: Sequence[Axis], reward: str) -> Iterator[_Measure]:
+def _score_measures(
+    axes: Sequence[Axis], reward: str, answers: Sequence[EvaluatedAnswer]
+) -> Iterator[_Measure]:
     for axis in axes:
         unit: FigureUnit = "points" if axis.kind == "judged" else "score"
         known = axis.low is not None and axis.high is not None
         score = partial(_score_of, name=axis.name)
-        yield _Measure(axis.name, unit, score, "higher", axis.span if known else None)
+        scores = ((answer.prompt_id, score(answer)) for answer in answers)
+        if axis.kind == "computed" and held_out.answer_share(scores) is not None:
+            yield _Measure(axis.name, "share", score, "higher", 1, counts_hits=True)
+        else:
+            yield _Measure(axis.name, unit, score, "higher", axis.span if known else None)
     most = 1 if reward == IDA_REWARD else None
     yield _Measure(reward, "reward", lambda answer: answer.reward, "higher", most)
     yield _Measure(
@@ -96,9 +105,11 @@ def compute_figures(
     figures = []
     for kind in KINDS:
         matching = [answer for answer in answers if answer.kind == kind]
-        measures = [*(_refusal_measures(kind) if kind else ()), *_score_measures(axes, reward)]
-        if 2 * sum(answer.refusal is None for answer in matching) > len(matching):
-            measures = [measure for measure in measures if measure.unit != "share"]
+        classified = 2 * sum(answer.refusal is not None for answer in matching) >= len(matching)
+        measures = [
+            *(_refusal_measures(kind) if kind and classified else ()),
+            *_score_measures(axes, reward, matching),
+        ]
         figures += [
             figure for measure in measures if (figure := _compute_figure(matching, kind, measure))
         ]
@@ -107,14 +118,21 @@ def compute_figures(
 
 def conclusion(figures: Iterable[Figure], reward: str = IDA_REWARD) -> str:
     """Summary of the figures in one to three short sentences."""
+    figures = list(figures)
     by_name = {figure.name: figure for figure in figures}
     answered, declined = by_name.get("harmless answered"), by_name.get("unsafe declined")
     text = held_out.conclusion(
         _share_change(answered) if answered else None, _share_change(declined) if declined else None
     )
+    shares = {
+        figure.name: (figure.base_share, figure.tuned_share)
+        for figure in figures
+        if figure.base_share is not None and figure.tuned_share is not None
+    }
+    sentences = [text, held_out.shares_sentence(shares)]
     if reward in by_name:
-        text = f"{text} {_reward_sentence(by_name[reward])}".strip()
-    return text or "There is nothing to compare."
+        sentences.append(_reward_sentence(by_name[reward]))
+    return " ".join(filter(None, sentences)) or "There is nothing to compare."
 
 
 def _reward_sentence(figure: Figure) -> str:
@@ -156,6 +174,18 @@ def _compute_figure(
         better=measure.better,
         changed=sum(change != 0 for change in changes),
         most=measure.most if measure.unit != "tokens" else None,
+        base_share=_share_of(answers, "base", measure),
+        tuned_share=_share_of(answers, "tuned", measure),
+    )
+
+
+def _share_of(
+    answers: Sequence[EvaluatedAnswer], model: str, measure: _Measure
+) -> AnswerShare | None:
+    if not measure.counts_hits:
+        return None
+    return held_out.answer_share(
+        (answer.prompt_id, measure.value(answer)) for answer in answers if answer.model == model
     )
 
 

@@ -178,6 +178,10 @@ JudgeKey = str | tuple[str | None, ...] | None
 """The API key of a judge; for a panel, the key of each of its judges."""
 
 
+EVERYDAY_TOKENS = 64
+"""Maximum length of an answer to an everyday question, in tokens."""
+
+
 class EvaluationConfig(Section):
     """Settings of the evaluation on held-out prompts before, during and after training."""
 
@@ -196,6 +200,9 @@ class EvaluationConfig(Section):
     """Sampling temperature; 0 is greedy decoding. top_p, top_k and the penalty are the training's."""
     max_completion_length: PositiveInt | None = None
     """Maximum completion length in tokens; null uses training.max_completion_length."""
+    everyday: Annotated[int, Field(ge=0, le=200)] = Field(0, exclude_if=lambda value: value == 0)
+    """Everyday questions (prompts profile `everyday`) that both models answer greedily, in at most 64 tokens,
+    to check that training did not break the model; 0: none."""
 
 
 AlertRule = Literal[

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ida_tui.config.scoring.axes import Scores
-from ida_tui.events.values import EvaluationFigure, JudgeCost, JudgeWork
+from ida_tui.events.values import (
+    AnswerShare,
+    EvaluationFigure,
+    EverydayFigures,
+    JudgeCost,
+    JudgeWork,
+)
 
 EvaluationMoment = Literal["before", "during", "after"]
 """When an evaluation on the held-out prompts was made: before the first step, between two, after the last."""
@@ -64,5 +70,9 @@ class EvaluationFinished:
     """Mean reward of the answers to each prompt, in the order of the profile; null if none has a reward."""
     unlabeled: int = 0
     """Answers to prompts that are neither harmless nor unsafe."""
+    shares: dict[str, AnswerShare] = field(default_factory=dict)
+    """The share of answers with a score of 1 on each axis whose scores are only 0 and 1."""
+    everyday: EverydayFigures | None = None
+    """Answers of both models to everyday questions; null if none were asked."""
     judge_work: JudgeWork | None = None
     """What the judge did for this evaluation; null if it was not asked, and in old runs."""

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
 from ida_tui.config.scoring.axes import IDA_REWARD
 from ida_tui.events.evaluation import EvaluationFinished
-from ida_tui.util.format import format_count, format_number, format_percent, format_signed
+from ida_tui.events.everyday import everyday_sentence
+from ida_tui.events.values import AnswerShare
+from ida_tui.util.format import (
+    format_count,
+    format_count_share,
+    format_number,
+    format_percent,
+    format_signed,
+)
 from ida_tui.util.intervals import (
     MATTERS,
     Interval,
@@ -154,6 +162,52 @@ def reward_sentence(change: RewardChange, reward: str) -> str:
     return f"On held-out prompts, {reward} {what} {figures}."
 
 
+# -- axes of 0 and 1 ----------------------------------------------------------------------------
+
+
+def answer_share(scores: Iterable[tuple[str, float | None]]) -> AnswerShare | None:
+    """The share of answers with a score of 1; None if a score is neither 0 nor 1, or if there is none.
+
+    Args:
+        scores: prompt id and score of each answer; a score of None is left out.
+    """
+    by_prompt: dict[str, list[float]] = {}
+    for prompt, score in scores:
+        if score is not None:
+            by_prompt.setdefault(prompt, []).append(score)
+    values = [value for known in by_prompt.values() for value in known]
+    if not values or not {0.0, 1.0}.issuperset(values):
+        return None
+    interval = share_interval([fmean(known) for known in by_prompt.values()])
+    return AnswerShare(round(sum(values)), len(values), interval.low, interval.high)
+
+
+def changed_shares(
+    before: EvaluationFinished, after: EvaluationFinished
+) -> dict[str, tuple[AnswerShare, AnswerShare]]:
+    """The shares of the axes of 0 and 1 that both evaluations have."""
+    return {
+        axis: (share, after.shares[axis])
+        for axis, share in before.shares.items()
+        if axis in after.shares
+    }
+
+
+def shares_sentence(shares: Mapping[str, tuple[AnswerShare, AnswerShare]]) -> str:
+    """One sentence on the axes of 0 and 1, with the interval of each share; empty without any.
+
+    Args:
+        shares: the share of each axis before and after training.
+    """
+    texts = [
+        f"{axis} {format_count_share(old.hits, old.answers)} → {format_count_share(new.hits, new.answers)},"
+        f" 95% intervals {format_percent(old.low)} to {format_percent(old.high)} and"
+        f" {format_percent(new.low)} to {format_percent(new.high)}"
+        for axis, (old, new) in shares.items()
+    ]
+    return f"Held-out answers with a score of 1: {'; '.join(texts)}." if texts else ""
+
+
 # -- answers and refusals ----------------------------------------------------------------------
 
 
@@ -235,8 +289,12 @@ def counted_conclusion(
     text = conclusion(
         counted_change(before, after, "answered"), counted_change(before, after, "declined")
     )
-    change = reward_change(before, after, reward)
-    return f"{text} {reward_sentence(change, reward)}".strip() if change is not None else text
+    sentences = [text, shares_sentence(changed_shares(before, after))]
+    if (change := reward_change(before, after, reward)) is not None:
+        sentences.append(reward_sentence(change, reward))
+    if after.everyday is not None:
+        sentences.append(everyday_sentence(after.everyday))
+    return " ".join(filter(None, sentences))
 
 
 def conclusion(answered: ShareChange | None, declined: ShareChange | None) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from ida_tui.config.schema import Config
 from ida_tui.config.scoring.axes import format_score
 from ida_tui.events import types as ev
-from ida_tui.events.held_out import counted_conclusion, reward_change
+from ida_tui.events.held_out import changed_shares, counted_conclusion, reward_change
 from ida_tui.events.judge_totals import JudgeTotals
 from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
@@ -145,9 +145,13 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        judged = _judged_figures_lines(after, state.reward_name) or _reward_lines(
-            before, after, state.reward_name
-        )
+        judged = [
+            *_share_lines(before, after),
+            *(
+                _judged_figures_lines(after, state.reward_name)
+                or _reward_lines(before, after, state.reward_name)
+            ),
+        ]
         if before.harmless or before.unsafe or judged:
             lines.append("  held-out prompts, never trained on (before → after):")
         if before.harmless or before.unsafe:
@@ -357,7 +361,12 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[st
             f"{format_count_share(evaluation.unsafe_refused, evaluation.unsafe)}"
         ]
     if evaluation.reward is not None and not evaluation.verdict:
-        details.append(f"{reward}={format_number(evaluation.reward)}{_unscored_text(evaluation)}")
+        shares = [
+            f"{axis} {format_count_share(share.hits, share.answers)}"
+            for axis, share in evaluation.shares.items()
+        ]
+        text_of_reward = f"{reward}={format_number(evaluation.reward)}{_unscored_text(evaluation)}"
+        details.append(" · ".join([*shares, text_of_reward]))
     elif evaluation.scores and not evaluation.verdict:
         details.append(f"no {reward}{_unscored_text(evaluation)}")
     details += textwrap.wrap(evaluation.verdict, 97)
@@ -367,6 +376,15 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[st
 def _unscored_text(evaluation: ev.EvaluationFinished) -> str:
     count = evaluation.unscored
     return f" ({format_count(count, 'answer')} without a reward)" if count else ""
+
+
+def _share_lines(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> list[str]:
+    """The axes of 0 and 1 as shares of the held-out answers."""
+    return [
+        f"    {axis:<28} {format_count_share(old.hits, old.answers)} →"
+        f" {format_count_share(new.hits, new.answers)}"
+        for axis, (old, new) in changed_shares(before, after).items()
+    ]
 
 
 def _reward_lines(

@@ -17,8 +17,10 @@ from ida_tui.config.scoring.axes import Axis as Axis
 from ida_tui.events.evaluation import EvaluationFinished as EvaluationFinished
 from ida_tui.events.evaluation import EvaluationMoment as EvaluationMoment
 from ida_tui.events.evaluation import EvaluationProgressed as EvaluationProgressed
+from ida_tui.events.values import AnswerShare as AnswerShare
 from ida_tui.events.values import DownloadProgress as DownloadProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
+from ida_tui.events.values import EverydayFigures as EverydayFigures
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
 from ida_tui.events.values import JudgeWork as JudgeWork

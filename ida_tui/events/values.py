@@ -33,6 +33,39 @@ class EvaluationFigure(NamedTuple):
     high: float
 
 
+class AnswerShare(NamedTuple):
+    """How many answers have a score of 1 on an axis whose scores are only 0 and 1; a list in JSON."""
+
+    hits: int
+    answers: int
+    """Answers with a score."""
+    low: float
+    """Lower end of the 95% interval of the share over the prompts, from 0 to 1."""
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share, from 0 to 1."""
+        return self.hits / self.answers
+
+
+class EverydayFigures(NamedTuple):
+    """Answers of the untrained and the trained model to everyday questions; a list in JSON.
+
+    The answers are greedy. The perplexities are those of the untrained model's answers, under each model.
+    """
+
+    questions: int
+    length_before: float
+    """Mean length of an answer, in tokens."""
+    length_after: float
+    repetition_before: float
+    """Mean share of an answer's word 4-grams that repeat an earlier one, from 0 to 1."""
+    repetition_after: float
+    perplexity_before: float
+    perplexity_after: float
+
+
 class JudgeCost(NamedTuple):
     """Cost of a run's judge calls so far; a list in JSON."""
 

@@ -15,7 +15,7 @@ from functools import partial
 from ida_tui.config import profiles
 from ida_tui.config.model_files import ModelShape, inspect_model
 from ida_tui.config.precision import resolve_precision
-from ida_tui.config.schema import Config, DeviceName, Prompt
+from ida_tui.config.schema import EVERYDAY_TOKENS, Config, DeviceName, Prompt
 from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import MemoryPeriod, PlanPeriod
@@ -372,7 +372,10 @@ def evaluation_batch(
         system=config.prompts.system,
         rows=min(config.evaluation_rows, len(prompts) * samples),
         group_size=samples,
-        completion_tokens=config.evaluation_max_completion_length,
+        completion_tokens=max(
+            config.evaluation_max_completion_length,
+            EVERYDAY_TOKENS if config.evaluation.everyday else 0,
+        ),
     )
 
 

@@ -411,6 +411,11 @@ def _evaluation_text(config: Config) -> str:
     return (
         f"{moments}: {format_count(held_out, 'held-out prompt')} × {samples} = {held_out * samples}"
         f" completions of at most {config.evaluation_max_completion_length} tokens{scored}"
+        + (
+            f"; {format_count(asked, 'everyday question')}"
+            if (asked := config.evaluation.everyday)
+            else ""
+        )
     )
 
 

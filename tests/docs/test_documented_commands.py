@@ -89,11 +89,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("IDA_TUI_CACHE_DIR", str(folder / "cache"))
         for _ in range(2):
             assert main(["--run", "quickstart", *SHORT]) == 0
-    # The help also mentions runs of another experiment.
+    # The help and the pages also mention runs of other experiments.
     outputs = folder / "outputs"
     (first, _) = sorted((outputs / "quickstart").glob("2*"))
-    shutil.copytree(first, outputs / "oblit-1-mps" / first.name)
-    (outputs / "oblit-1-mps" / "latest").symlink_to(first.name)
+    for name in ("oblit-1-mps", "smollm2-json"):
+        shutil.copytree(first, outputs / name / first.name)
+        (outputs / name / "latest").symlink_to(first.name)
     return folder
 
 

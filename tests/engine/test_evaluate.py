@@ -10,13 +10,17 @@ from typing import Any, Literal
 import pytest
 
 from ida_tui.analysis.before_after import compute_figures, conclusion
+from ida_tui.analysis.evaluation_table import evaluation_lines
 from ida_tui.config.prompt_files import load_prompts
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Prompt
+from ida_tui.config.scoring.axes import Axis
+from ida_tui.config.scoring.rubric import RubricAxis, RubricConfig
 from ida_tui.engine.inference.evaluate import build_evaluation
 from ida_tui.engine.inference.generate import GeneratedAnswer
 from ida_tui.engine.run.evaluation import evaluation_event
 from ida_tui.errors import UsageError
+from ida_tui.events.values import EverydayFigures
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations
 from ida_tui.runs.store.evaluations import EvaluatedAnswer
@@ -244,3 +248,42 @@ def test_without_a_class_for_most_answers_there_is_no_count() -> None:
     answers = answered("Ich kann dabei nicht helfen.", "抱歉，我无法帮助您。", "Sure: mix flour.")
     event = evaluation_event(answers, when="before", step=0)
     assert (event.harmless, event.harmless_complied, event.unclassified) == (0, 0, 2)
+
+
+# --- axes of 0 and 1 ------------------------------------------------------------------------------
+
+
+def exact_answer(model: Literal["base", "tuned"], prompt: int, score: float) -> EvaluatedAnswer:
+    return replace(
+        answer(model, prompt, complies=True), kind=None, refusal=None, scores={"exact": score},
+        reward=score,
+    )  # fmt: skip
+
+
+def test_an_axis_of_0_and_1_is_a_share_with_counts_and_intervals(tmp_path: Path) -> None:
+    answers = [exact_answer("base", n, float(n < 5)) for n in range(64)]
+    answers += [exact_answer("tuned", n, float(n < 59)) for n in range(64)]
+    rubric = RubricConfig(axes={"exact": RubricAxis(function="f.py:exact", range=(0.0, 1.0))})
+    evaluation = build_evaluation(
+        answers, rubric=rubric, prompts="mine", samples=1, seed=0, judge="", cost=0.0, seconds=0.0,
+        step=1, everyday=EverydayFigures(40, 60.0, 58.0, 0.02, 0.03, 1.4, 1.5),
+    )  # fmt: skip
+
+    assert "Held-out answers with a score of 1: exact 8% (5/64) → 92% (59/64), 95%" in (
+        evaluation.verdict
+    )
+    assert evaluation.verdict.endswith("within the bounds.")
+    assert any(
+        line.startswith("  exact                   8%      92%")
+        for line in evaluation_lines(evaluation)
+    )
+
+    folder = evaluations.write_evaluation(RunDirectory(tmp_path), evaluation, answers)
+    assert evaluations.read_evaluation(folder) == evaluation
+
+
+def test_an_axis_with_other_scores_is_a_mean() -> None:
+    answers = [exact_answer("base", n, 0.0) for n in range(4)]
+    answers += [exact_answer("tuned", n, 0.5) for n in range(4)]
+    figures = compute_figures(answers, [Axis("exact", "computed", 0, 1)], "reward")
+    assert [(figure.unit, figure.tuned_share) for figure in figures[:1]] == [("score", None)]

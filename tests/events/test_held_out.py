@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ida_tui.events.held_out import (
+    answer_share,
     counted_change,
     counted_conclusion,
     counted_share,
@@ -14,7 +15,7 @@ from ida_tui.events.held_out import (
     in_order,
     reward_change,
 )
-from ida_tui.events.types import EvaluationFinished
+from ida_tui.events.types import AnswerShare, EvaluationFinished
 
 
 def evaluation(answered: tuple[int, ...], declined: tuple[int, ...]) -> EvaluationFinished:
@@ -121,3 +122,29 @@ def test_the_evaluation_at_an_earlier_end_is_no_part_of_the_curve_of_a_continued
     run = in_order(None, [scored(0.4, step=20)], scored(0.6, step=15))
 
     assert curve(run, "reward") == {20: 0.4}
+
+
+# --- axes of 0 and 1 ------------------------------------------------------------------------------
+
+
+def test_scores_of_only_0_and_1_are_a_share_with_wilsons_interval() -> None:
+    share = answer_share([(f"p{n}", float(n < 59)) for n in range(64)])
+
+    assert share is not None
+    assert (share.hits, share.answers) == (59, 64)
+    assert (share.low, share.high) == pytest.approx((0.83, 0.966), abs=0.01)
+
+
+@pytest.mark.parametrize("scores", [[0.0, 0.5, 1.0], [None, None], []])
+def test_other_scores_are_no_share(scores: list[float | None]) -> None:
+    assert answer_share([(f"p{n}", score) for n, score in enumerate(scores)]) is None
+
+
+def test_the_conclusion_of_a_run_states_the_shares_before_and_after() -> None:
+    before = replace(evaluation((), ()), shares={"exact": AnswerShare(5, 64, 0.03, 0.17)})
+    after = replace(before, shares={"exact": AnswerShare(59, 64, 0.83, 0.97)})
+
+    assert counted_conclusion(before, after) == (
+        "Held-out answers with a score of 1: exact 8% (5/64) → 92% (59/64), 95% intervals 3% to 17% and 83%"
+        " to 97%."
+    )

@@ -8,7 +8,12 @@ from typing import NamedTuple
 from ida_tui.analysis.comparison_text import format_change, format_judge_cost, run_seconds
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
-from ida_tui.events.held_out import RewardChange, counted_conclusion, reward_change
+from ida_tui.events.held_out import (
+    RewardChange,
+    changed_shares,
+    counted_conclusion,
+    reward_change,
+)
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
@@ -18,6 +23,7 @@ from ida_tui.util.format import (
     format_count,
     format_duration,
     format_number,
+    format_percent,
     format_share,
     format_signed,
 )
@@ -148,6 +154,7 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
         label,
     )
     yield from _held_out_reward(inputs)
+    yield from _axis_shares(inputs)
     for name in _answer_figures(inputs):
         figure = run.evaluation.figure(name) if run.evaluation else None
         if figure is not None and run.evaluation is not None:
@@ -192,6 +199,27 @@ def _held_out_reward(inputs: ReportInputs) -> Iterator[KeyFigure]:
         format_change(first, last, 3),
         f"95% interval of the change {interval}",
     )
+
+
+def _axis_shares(inputs: ReportInputs) -> Iterator[KeyFigure]:
+    """The axes of 0 and 1 as shares of the held-out answers."""
+    evaluation, state = inputs.run.evaluation, inputs.run.state
+    before, after = state.evaluation_before, state.evaluation_after
+    if evaluation is not None:
+        known = {
+            figure.name: (figure.base_share, figure.tuned_share)
+            for figure in evaluation.figures
+            if figure.base_share is not None and figure.tuned_share is not None
+        }
+    else:
+        known = dict(changed_shares(before, after)) if before and after else {}
+    for axis, (old, new) in known.items():
+        value = f"{format_percent(old.value)} → {format_percent(new.value)}"
+        note = (
+            f"{old.hits} → {new.hits} of {new.answers} answers; 95% interval after training"
+            f" {format_percent(new.low)} to {format_percent(new.high)}"
+        )
+        yield KeyFigure(f"{axis}, held out", value, note)
 
 
 def _answer_figures(inputs: ReportInputs) -> Iterator[str]:

@@ -132,7 +132,12 @@ def _score_means(state: RunState, evaluation: ev.EvaluationFinished | None) -> d
     reward = format_number(evaluation.reward)
     return {
         state.reward_name: reward,
-        **{axis.name: format_score(evaluation.scores.get(axis.name), axis) for axis in state.axes},
+        **{
+            axis.name: format_count_share(share.hits, share.answers)
+            if (share := evaluation.shares.get(axis.name)) is not None
+            else format_score(evaluation.scores.get(axis.name), axis)
+            for axis in state.axes
+        },
     }
 
 

@@ -47,6 +47,8 @@ CONSENT_KEYS = (
     *(f"judge.panel.{n}.{key}" for n in range(MAX_PANEL) for key in ("base_url", "api_key_env")),
 )
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
+SHIPPED_FUNCTIONS = "ida_tui.rewards.shipped."
+"""Start of the references to the reward functions of this package."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
 _MAX_FILE_BYTES = 1_000_000
@@ -343,8 +345,10 @@ def _code_sources(config: Config, run: Path | None) -> Iterator[str]:
 
 
 def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
-    """The computed axes, each with its function and the options of it."""
+    """The axes computed by functions that do not ship with ida-tui, each with its function and options."""
     for name, axis in config.rubric.computed_axes.items():
+        if axis.function.startswith(SHIPPED_FUNCTIONS):
+            continue
         options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
         yield name, f"{axis.function}{options}"
 

@@ -19,6 +19,7 @@ from ida_tui.config.prompts import shared_columns
 from ida_tui.config.schema import Config, JudgeKey, RubricConfig
 from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
+from ida_tui.engine.inference.everyday import EverydayCheck
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
 from ida_tui.engine.model.finite_outputs import require_finite_outputs
@@ -28,7 +29,9 @@ from ida_tui.engine.model.trained import (
     prepare_device,
     require_memory,
 )
+from ida_tui.events.everyday import everyday_sentence
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
+from ida_tui.events.values import EverydayFigures
 from ida_tui.judge.backends.offline.refusal import classify_refusal, unclassified_note
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.errors import JudgeInterrupted
@@ -37,6 +40,7 @@ from ida_tui.judge.verdict import BatchStats, JudgeRequest
 from ida_tui.planning.inference_memory import plan_evaluation
 from ida_tui.rewards.functions import RewardFunctions, RewardRow
 from ida_tui.rewards.rows import TokenIds
+from ida_tui.runs.store.baseline import EverydayAnswer
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.format import format_count
@@ -89,7 +93,7 @@ def evaluate(
     ):
         functions = _load_functions(config, prompt_set)
         service.probe_endpoint().result()
-        answers_by_model = generate_pairs(
+        answers_by_model, everyday = generate_pairs(
             config,
             trained,
             prompt_set,
@@ -124,6 +128,7 @@ def evaluate(
         seconds=time.monotonic() - started,
         step=trained.step,
         notes=notes,
+        everyday=everyday,
     )
     return evaluation, answers
 
@@ -147,7 +152,7 @@ def generate_pairs(
     samples: int,
     seeds: tuple[int, int],
     on_progress: Callable[[str], object] = lambda line: None,
-) -> dict[ComparedModel, list[GeneratedAnswer]]:
+) -> tuple[dict[ComparedModel, list[GeneratedAnswer]], EverydayFigures | None]:
     """Generate the answers of both models; only one model is in memory at a time.
 
     Args:
@@ -157,6 +162,9 @@ def generate_pairs(
         samples: answers to each prompt.
         seeds: seeds of the sampling, for the base model and the trained model.
         on_progress: receives progress lines.
+
+    Returns:
+        The answers of each model, and the figures of the everyday questions if the profile asks them.
 
     Raises:
         IdaError: the device or the weights cannot be used.
@@ -168,6 +176,9 @@ def generate_pairs(
     recipe = precision.resolve_precision(config, device)
     tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
+    check = EverydayCheck(config, tokenizer, device) if config.evaluation.everyday else None
+    everyday: list[EverydayAnswer] = []
+    compared: EverydayFigures | None = None
 
     def answer_with(name: ComparedModel, model: Any) -> None:
         started = time.monotonic()
@@ -183,6 +194,11 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         made = format_count(len(answers[name]), "answer")
         on_progress(f"{label}: {made} in {time.monotonic() - started:.1f} s")
+        if check is not None and name == "base":
+            everyday.extend(check.answer(model))
+        elif check is not None:
+            nonlocal compared
+            compared = check.compare(everyday, model)
 
     base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     require_finite_outputs(base, tokenizer, config.model, recipe)
@@ -203,7 +219,7 @@ def generate_pairs(
         free_memory(device)
         full_model = full_model_config(config, trained.path)
         answer_with("tuned", load.load_model(full_model, recipe.weights, tokenizer).to(device))
-    return answers
+    return answers, compared
 
 
 def judge_answers(
@@ -325,6 +341,7 @@ def build_evaluation(
     seconds: float,
     step: int,
     notes: Sequence[str] = (),
+    everyday: EverydayFigures | None = None,
 ) -> Evaluation:
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
@@ -342,7 +359,12 @@ def build_evaluation(
         judge=judge,
         classifier=OFFLINE_JUDGE,
         figures=figures,
-        verdict=conclusion(figures, rubric.reward_name),
+        verdict=" ".join(
+            [
+                conclusion(figures, rubric.reward_name),
+                *([everyday_sentence(everyday)] if everyday is not None else []),
+            ]
+        ),
         unscored=sum(answer.reward is None for answer in answers),
         cost=cost,
         seconds=round(seconds, 3),
@@ -350,4 +372,5 @@ def build_evaluation(
         axes=rubric.axis_list,
         reward=rubric.reward_name,
         notes=tuple(notes),
+        everyday=everyday,
     )

@@ -15,7 +15,7 @@ from typing import Any
 from ida_tui.config.conversation import chat_messages, prompt_context
 from ida_tui.config.prompts import shared_columns
 from ida_tui.config.repeated_prompts import repeated_held_out_note
-from ida_tui.config.schema import Config, PromptKind
+from ida_tui.config.schema import EVERYDAY_TOKENS, Config, PromptKind
 from ida_tui.config.scoring.axes import Scores
 from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.engine.device.device import preserved_rng
@@ -25,11 +25,14 @@ from ida_tui.engine.inference.evaluate import (
     judge_answers,
     judge_requests,
 )
+from ida_tui.engine.inference.everyday import EverydayCheck
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev
+from ida_tui.events.everyday import bounds_problems
+from ida_tui.events.held_out import answer_share
 from ida_tui.judge.backends.offline.refusal import (
     RefusalClass,
     classify_refusal,
@@ -62,8 +65,9 @@ def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.Evaluatio
     if note and when == "before":
         run.emit(ev.Noticed(level="warning", source="evaluation", text=note))
     started = run.clock()
+    model = run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped)
     answers = generate_answers(
-        run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
+        model,
         run.preflight.tokenizer,
         run.config,
         run.preflight.device,
@@ -80,6 +84,9 @@ def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.Evaluatio
     if finished.unclassified and not any(made.unclassified for made in earlier):
         text = unclassified_note(finished.unclassified, len(answers))
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+    if run.config.evaluation.everyday and when != "during":
+        everyday = _ask_everyday_questions(run, model, when, step)
+        finished = replace(finished, everyday=everyday, seconds=_seconds_since(run, started))
     judged = run.config.scores_evaluation
     if judged and when == "before":
         _save_baseline(run, answers)
@@ -220,10 +227,15 @@ def _with_scores(
         )
         for axis in rubric.axes
     }
+    shares = {
+        axis: answer_share((prompt, scores.get(axis)) for prompt, scores, _ in answers)
+        for axis in rubric.computed_axes
+    }
     return replace(
         finished,
         reward=mean_of_known(rewards),
         scores=scores,
+        shares={axis: share for axis, share in shares.items() if share is not None},
         reward_by_prompt=tuple(rewards),
         unscored=sum(reward is None for _, _, reward in answers),
     )
@@ -235,6 +247,48 @@ def _means_by_prompt(values: Iterable[tuple[str, float | None]]) -> list[float |
     for prompt, value in values:
         by_prompt.setdefault(prompt, []).append(value)
     return [mean_of_known(known) for known in by_prompt.values()]
+
+
+# -- everyday questions ------------------------------------------------------------------------
+
+
+def _ask_everyday_questions(
+    run: RunContext, model: Any, when: ev.EvaluationMoment, step: int
+) -> ev.EverydayFigures | None:
+    """Before training, store the model's answers; after it, the figures of both models, with warnings.
+
+    Raises:
+        RunInterrupted: the user stopped the run while the answers were sampled.
+    """
+    check = EverydayCheck(
+        run.config,
+        run.preflight.tokenizer,
+        run.preflight.device,
+        should_stop=run.control.stop.is_set,
+        on_progress=lambda done, planned: run.emit(ev.EvaluationProgressed(step, done, planned)),
+    )
+    settings = {"longest": EVERYDAY_TOKENS, **_truncations(run.config, temperature=0.0)}
+    if when == "before":
+        try:
+            baseline.save_everyday(run.directory, settings, check.answer(model))
+        except OSError as error:
+            text = (
+                f"the answers to everyday questions could not be saved: {error.strerror or error}"
+            )
+            run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+        return None
+    saved = baseline.load_everyday(run.directory, settings)
+    figures = check.compare(saved, model) if saved else None
+    if figures is None:
+        text = (
+            "the everyday questions were not compared: the answers before training are missing, or are"
+            f" those to other questions; to compare: ida-tui evaluate {run.directory.path}"
+        )
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+    elif problems := bounds_problems(figures):
+        text = f"the answers to everyday questions are outside of the bounds: {', '.join(problems)}"
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+    return figures
 
 
 # -- judged ------------------------------------------------------------------------------------
@@ -315,6 +369,7 @@ def _judge_both_models(
         seconds=finished.seconds + _seconds_since(run, started),
         step=finished.step,
         notes=[note] if (note := repeated_held_out_note(config.prompts)) else (),
+        everyday=finished.everyday,
     )
     finished = replace(
         finished,
@@ -355,9 +410,15 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
     }
 
 
-def _truncations(config: Config) -> Mapping[str, Any]:
-    """The sampling parameters of the training that change the distribution; empty if none does."""
-    sampler = asdict(token_sampler(config.training, config.evaluation.temperature))
+def _truncations(config: Config, temperature: float | None = None) -> Mapping[str, Any]:
+    """The sampling parameters of the training that change the distribution; empty if none does.
+
+    Args:
+        config: the run's profile.
+        temperature: sampling temperature; None is that of the evaluation.
+    """
+    temperature = config.evaluation.temperature if temperature is None else temperature
+    sampler = asdict(token_sampler(config.training, temperature))
     return {
         name: value
         for name, value in sampler.items()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis, Scores
 from ida_tui.events.codec import upgrade_scores
+from ida_tui.events.values import AnswerShare, EverydayFigures
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.intervals import Outcome, outcome_of_change
@@ -37,7 +38,8 @@ class Figure:
     name: str
     """A name such as `harmless answered`; unique within an evaluation."""
     unit: FigureUnit
-    """A share of answers, points of a judged axis (0 to 10), the reward, a computed score, or tokens."""
+    """A share of answers (also of those with a score of 1, on an axis of 0 and 1), points of a judged axis
+    (0 to 10), the reward, a computed score, or tokens."""
     base: float
     tuned: float
     low: float
@@ -50,6 +52,9 @@ class Figure:
     """Number of prompts whose value changed; null in old evaluations."""
     most: float | None = None
     """Largest possible change; null if unknown, or as the unit implies in old evaluations."""
+    base_share: AnswerShare | None = None
+    """Answers of the base model with a score of 1, for an axis of 0 and 1; otherwise null."""
+    tuned_share: AnswerShare | None = None
 
     @property
     def difference(self) -> float:
@@ -104,6 +109,8 @@ class Evaluation:
     """Number of prompts that are neither harmless nor unsafe."""
     notes: tuple[str, ...] = ()
     """Warnings, such as the number of skipped prompts."""
+    everyday: EverydayFigures | None = None
+    """Answers of both models to everyday questions; null if none were asked."""
 
     @property
     def prompt_count(self) -> int:
@@ -196,12 +203,21 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         body: Any = read_json(folder / FIGURES_FILE)
         if body.pop("version") != VERSION:
             return None
-        figures = tuple(Figure(**figure) for figure in body.pop("figures"))
+        figures = tuple(_figure(figure) for figure in body.pop("figures"))
+        asked = body.pop("everyday", None)
+        everyday = EverydayFigures(int(asked[0]), *map(float, asked[1:])) if asked else None
         notes = tuple(body.pop("notes", ()))
         axes = tuple(Axis(*axis) for axis in body.pop("axes", IDA_AXES))
-        return Evaluation(figures=figures, notes=notes, axes=axes, **body)
+        return Evaluation(figures=figures, notes=notes, axes=axes, everyday=everyday, **body)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _figure(fields: dict[str, Any]) -> Figure:
+    shares = {
+        key: AnswerShare(*fields[key]) for key in ("base_share", "tuned_share") if fields.get(key)
+    }
+    return Figure(**fields | shares)
 
 
 def read_answers(folder: Path) -> Iterator[EvaluatedAnswer]:

@@ -343,3 +343,13 @@ def test_a_key_in_place_of_its_name_is_refused_with_every_judge(value: str, kind
 )
 def test_names_of_variables_are_accepted(name: str) -> None:
     assert resolve("quickstart", [f"judge.api_key_env={name}"]).config.judge.api_key_env == name
+
+
+def test_functions_that_ship_with_the_program_need_no_consent() -> None:
+    shipped = "ida_tui.rewards.shipped.json_answers:exact"
+    rubric = "rubric: {{axes: {{a: {{function: '{}'}}}}}}\n"
+
+    assert not missing(profile(rubric.format(shipped)))
+    assert missing(profile(rubric.format("ida_tui.util.text:one_line"))) == {
+        ("ida_tui.util.text:one_line",)
+    }
