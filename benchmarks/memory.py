@@ -47,12 +47,14 @@ class MemoryCase:
     """How attention with gradients is computed; `math` is forced, because only Metal uses it by itself."""
     evaluated_tokens: int = 0
     """Tokens per answer of an evaluation of 30 prompts × 2 samples in one batch; 0 for no evaluation."""
+    quantization: str = "none"
 
     @property
     def name(self) -> str:
         """Name of the case, as printed and as given on the command line."""
         parts = [self.shape, self.method, f"G{self.generations}", f"T{self.max_completion_length}"]
         parts += ["bf16"] if self.dtype == "bfloat16" else []
+        parts += [self.quantization] if self.quantization != "none" else []
         parts += ["recompute"] if self.checkpointing else []
         parts += [f"b{self.beta:g}"] if self.beta else []
         parts += [f"m{self.batch}"] if self.batch else []
@@ -77,6 +79,10 @@ CASES = [
     MemoryCase("0.6B", "lora", 4, 64),
     MemoryCase("0.6B", "lora", 4, 64, dtype="bfloat16", checkpointing=True),
     MemoryCase("0.6B", "full", 4, 64, checkpointing=True),
+    MemoryCase("M", "lora", 8, 256, batch=2, quantization="nf4"),
+    MemoryCase("M", "lora", 8, 256, batch=2, quantization="int8"),
+    MemoryCase("0.6B", "lora", 4, 64, quantization="nf4"),
+    MemoryCase("0.6B", "lora", 4, 64, dtype="bfloat16", checkpointing=True, quantization="nf4"),
 ]
 QUICK = [CASES[n] for n in (1, 2, 4, 6, 7, 9, 11)]
 
@@ -175,7 +181,8 @@ def overrides(case: MemoryCase, folder: Path) -> list[str]:
         f"training.per_device_train_batch_size={batch}",
         f"training.gradient_accumulation_steps={case.generations // batch}",
         f"training.max_completion_length={case.max_completion_length}", f"training.beta={case.beta}",
-        f"training.method={case.method}", "training.learning_rate=1e-6",
+        f"training.method={case.method}", f"model.quantization={case.quantization}",
+        "training.learning_rate=1e-6",
         f"evaluation.enabled={str(bool(case.evaluated_tokens)).lower()}", "evaluation.samples=2",
         f"evaluation.max_completion_length={case.evaluated_tokens or 'null'}",
         f"model.attn_implementation={'eager' if case.attention == 'eager' else 'sdpa'}",

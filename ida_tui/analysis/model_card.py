@@ -175,7 +175,11 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
     yield "## Usage"
     yield ""
     if inputs.kind == "gguf":
-        yield "With llama.cpp: `llama-cli -m FILE.gguf`. Ollama and LM Studio can load the same file."
+        arguments = inputs.config.model.chat_template_kwargs
+        extra = f" --chat-template-kwargs '{json.dumps(arguments)}'" if arguments else ""
+        yield f"With llama.cpp: `llama-cli -m FILE.gguf{extra}`. LM Studio can load the same file."
+        yield ""
+        yield "With Ollama: `ollama create NAME -f Modelfile`, then `ollama run NAME`."
         return
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"

@@ -9,10 +9,10 @@ in the log.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ida_tui.config.model_files import overflows_float16
-from ida_tui.config.schema import Config, DeviceName, ModelConfig
+from ida_tui.config.schema import Config, DeviceName, ModelConfig, Quantization
 from ida_tui.config.sections.training import TrainingConfig
 
 WeightFormat = Literal["float32", "float16", "bfloat16"]
@@ -27,10 +27,11 @@ class PrecisionRow:
     Args:
         device: the device.
         method: LoRA or full training; an adapter is float32 in every row.
-        weights: data type of the base weights.
+        weights: data type of the base weights; of packed ones, that of the other weights.
         autocast: data type of autocast; fp16 includes a gradient scaler.
         optimizers: supported optimizers; the first one is used for `optim: auto`.
         reason: the reason that it works.
+        quantization: how the linear layers are packed.
     """
 
     device: DeviceName
@@ -39,12 +40,14 @@ class PrecisionRow:
     autocast: Autocast
     optimizers: tuple[str, ...]
     reason: str
+    quantization: Quantization = "none"
 
     def settings(self) -> str:
         """The row as `key=value` settings of a profile."""
         fp16, bf16 = (str(self.autocast == name).lower() for name in ("fp16", "bf16"))
+        packed = "" if self.quantization == "none" else f" model.quantization={self.quantization}"
         return (
-            f"training.method={self.method} model.torch_dtype={self.weights}"
+            f"training.method={self.method} model.torch_dtype={self.weights}{packed}"
             f" training.fp16={fp16} training.bf16={bf16} training.optim={self.optimizers[0]}"
         )
 
@@ -64,7 +67,22 @@ WHY_BFLOAT16 = (
     "bfloat16 has float32's range, so it needs no scaler;"
     " the float32 adapter preserves small updates"
 )
+WHY_PACKED = (
+    "the packed weights are unpacked to this format for every product; the adapter is float32"
+)
 WHY_KAHAN = "Kahan summation adds each update's rounding error to the next update"
+
+PACKED_FORMATS: tuple[tuple[DeviceName, WeightFormat, Autocast, tuple[str, ...]], ...] = (
+    ("mps", "float16", "fp16", ("adamw_torch",)),
+    ("mps", "bfloat16", "bf16", ("adamw_torch",)),
+    ("mps", "float32", "none", ("adamw_torch",)),
+    ("cuda", "bfloat16", "bf16", ("adamw_torch_fused", "adamw_torch")),
+    ("cuda", "float16", "fp16", ("adamw_torch",)),
+    ("cuda", "float32", "none", ("adamw_torch",)),
+    ("cpu", "float32", "none", ("adamw_torch",)),
+    ("cpu", "bfloat16", "none", ("adamw_torch",)),
+)
+"""Device, weight format, autocast and optimizers of each row for packed layers, in 4 and in 8 bits."""
 
 PRECISION_TABLE = (
     # `auto` selects the first row with the same device, method and weights.
@@ -93,6 +111,11 @@ PRECISION_TABLE = (
     PrecisionRow("cpu", "full", "float32", "none", ADAM_OPTIMIZERS, WHY_FLOAT32),
     PrecisionRow("cpu", "full", "float32", "bf16", ADAM_OPTIMIZERS, WHY_MASTER_WEIGHTS),
     PrecisionRow("cpu", "full", "bfloat16", "none", KAHAN_OPTIMIZERS, WHY_KAHAN),
+    *(
+        PrecisionRow(device, "lora", weights, autocast, optimizers, WHY_PACKED, quantization)
+        for quantization in get_args(Quantization)[1:]
+        for device, weights, autocast, optimizers in PACKED_FORMATS
+    ),
 )
 
 
@@ -101,7 +124,7 @@ class PrecisionRecipe:
     """Data types and optimizer of one run."""
 
     weights: WeightFormat
-    """Data type of the base weights."""
+    """Data type of the base weights; of packed ones, that of the other weights."""
     fp16: bool
     """Whether to use fp16 autocast with a gradient scaler."""
     bf16: bool
@@ -112,10 +135,19 @@ class PrecisionRecipe:
     """Second-moment decay of the optimizer."""
     notes: tuple[str, ...] = ()
     """Settings that were replaced, as messages for the user."""
+    quantization: Quantization = "none"
+    """How the linear layers are packed."""
+
+    @property
+    def base_format(self) -> str:
+        """Format of the base weights, in which most of them are held."""
+        return self.weights if self.quantization == "none" else self.quantization
 
     def describe(self, method: TrainingMethod) -> str:
         """The recipe as one line of text."""
-        parts = [f"{self.weights} {'base' if method == 'lora' else 'weights'}"]
+        parts = [f"{self.base_format} {'base' if method == 'lora' else 'weights'}"]
+        if self.quantization != "none":
+            parts.append(f"unpacked to {self.weights}")
         if method == "lora":
             parts.append("float32 adapter")
         if self.fp16:
@@ -133,7 +165,8 @@ def resolve_precision(config: Config, device: DeviceName) -> PrecisionRecipe:
         notes.append("fp16 autocast is not available on the CPU; training in float32 instead")
     weights, weight_notes = _resolve_weights(config.model, training, device)
     autocast = _resolve_autocast(config.model, training, device, weights)
-    row = _find_row(device, training.method, weights, autocast)
+    packed = config.model.quantization
+    row = _find_row(device, training.method, weights, autocast, packed)
     optim: str = training.optim
     if optim == "auto":
         optim = row.optimizers[0] if row else "adamw_torch"
@@ -144,6 +177,7 @@ def resolve_precision(config: Config, device: DeviceName) -> PrecisionRecipe:
         optim=optim,
         beta2=_resolve_beta2(training, optim),
         notes=(*notes, *weight_notes),
+        quantization=packed,
     )
 
 
@@ -151,12 +185,14 @@ def nearest_supported(config: Config, device: DeviceName) -> PrecisionRow | None
     """The supported row closest to a profile's settings; None if these are supported themselves."""
     requested, method = resolve_precision(config, device), config.training.method
     autocast = "fp16" if requested.fp16 else "bf16" if requested.bf16 else "none"
-    supported = _find_row(device, method, requested.weights, autocast)
+    packed = requested.quantization
+    supported = _find_row(device, method, requested.weights, autocast, packed)
     if supported is not None and requested.optim in supported.optimizers:
         return None
     return max(
         (row for row in PRECISION_TABLE if row.device == device),
         key=lambda row: (
+            row.quantization == packed,
             row.method == method,
             row.weights == requested.weights,
             row.autocast == autocast,
@@ -177,11 +213,19 @@ def _resolve_beta2(training: TrainingConfig, optim: str) -> float:
 
 
 def _find_row(
-    device: DeviceName, method: TrainingMethod, weights: WeightFormat, autocast: str
+    device: DeviceName,
+    method: TrainingMethod,
+    weights: WeightFormat,
+    autocast: str,
+    quantization: Quantization,
 ) -> PrecisionRow | None:
-    key = (device, method, weights, autocast)
+    key = (device, method, weights, autocast, quantization)
     return next(
-        (r for r in PRECISION_TABLE if (r.device, r.method, r.weights, r.autocast) == key),
+        (
+            r
+            for r in PRECISION_TABLE
+            if (r.device, r.method, r.weights, r.autocast, r.quantization) == key
+        ),
         None,
     )
 
@@ -190,7 +234,10 @@ def _auto_rows(
     model: ModelConfig, training: TrainingConfig, device: DeviceName
 ) -> list[PrecisionRow]:
     """The rows for a device and a method; the first one that fits the settings is used for `auto`."""
-    rows = [r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method)]
+    # Packed layers cannot be trained in full, which `config.checks` reports.
+    packed = model.quantization if training.method == "lora" else "none"
+    key = (device, training.method, packed)
+    rows = [r for r in PRECISION_TABLE if (r.device, r.method, r.quantization) == key]
     if rows[0].autocast == "fp16" and overflows_float16(model):
         rows = [r for r in rows if r.autocast != "fp16"]
         rows.sort(key=lambda r: (r.autocast != "bf16", r.weights != "bfloat16"))

@@ -27,6 +27,7 @@ from ida_tui.config.sections.training import TrainingConfig
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Quantization = Literal["none", "nf4", "int8"]
 MAX_PANEL = 8
 """Largest number of judges in a panel."""
 
@@ -48,6 +49,8 @@ class ModelConfig(Section):
     torch_dtype: Dtype = "auto"
     """Data type of the base weights; `auto` is float16 on mps (bfloat16 for Gemma, which overflows), bfloat16
     on cuda, float32 on cpu."""
+    quantization: Quantization = "none"
+    """Pack the linear layers into 4 bits (`nf4`, QLoRA) or 8 (`int8`) for less memory; needs method: lora."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
     chat_template: str | None = None
@@ -71,6 +74,10 @@ class ModelConfig(Section):
         A GGUF file is unpacked into this folder when the model is loaded.
         """
         return find_source(self.path).folder()
+
+    def unpacked(self) -> ModelConfig:
+        """The model without packed layers."""
+        return self.model_copy(update={"quantization": "none"})
 
     @property
     def is_local(self) -> bool:

@@ -23,6 +23,8 @@ LIBRARY_DEFAULTS = {
     "LRU_CACHE_CAPACITY": "64",
     # The tokenizer's thread pool prints a warning after a fork, and can deadlock.
     "TOKENIZERS_PARALLELISM": "false",
+    # Nothing here is compiled by torch, and bitsandbytes would load its compiler, which takes seconds.
+    "TORCHDYNAMO_DISABLE": "1",
     # Send no telemetry.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -74,6 +76,8 @@ def set_library_defaults(model_folder: Path | None) -> None:
     _set_metal_limits()
     if model_folder is not None:
         switch_off_here()
+    # PEFT imports bitsandbytes, which reports that a kernel is missing that no code here would use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _set_metal_limits() -> None:

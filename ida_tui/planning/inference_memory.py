@@ -109,9 +109,11 @@ def plan_evaluation(
 def plan_export(config: Config, device: DeviceName) -> MemoryPlan | None:
     """The memory plan of `ida-tui export`; None if the model's layer sizes are unknown.
 
-    The adapter is merged and the export compared in float32, whatever the format of the run's weights. One
-    model is in memory at a time; while it is converted, one tensor exists in both formats.
+    The adapter is merged and the export compared in float32, whatever the format of the run's weights, and
+    without packed layers. One model is in memory at a time; while it is converted, one tensor exists in both
+    formats.
     """
+    config = config.model_copy(update={"model": config.model.unpacked()})
     files = inspect_model(config.model)
     if files.shape is None:
         return None

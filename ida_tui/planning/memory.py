@@ -34,6 +34,8 @@ unknown for mps and cuda, where 0 is used.
 """
 RECOMPUTED_ALLOCATOR_SLACK = 1.6
 """The same overhead on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
+PACKING_BYTES = 14
+"""Bytes for each weight of a layer while bitsandbytes packs it; measured."""
 TRAINING_PHASES: tuple[PlanPeriod, ...] = ("loading", "sampling", "update")
 DEFAULT_STORED_DTYPE = "bfloat16"
 """Assumed data type of weight files that are not downloaded yet."""
@@ -340,7 +342,9 @@ def _smaller_evaluation(
 def weight_items(config: Config, device: DeviceName, shape: ModelShape) -> Iterator[MemoryItem]:
     """The weights of the policy and of its adapter, and the libraries."""
     weight_bytes = DTYPE_BYTES[resolve_precision(config, device).weights]
-    policy = (config.model.parameters or shape.parameter_count()) * weight_bytes
+    parameters = config.model.parameters or shape.parameter_count()
+    packed, packed_bytes = terms.packed_weights(shape, config.model.quantization)
+    policy = (parameters - packed) * weight_bytes + packed_bytes
     yield MemoryItem("policy", policy, "always")
     yield MemoryItem("adapter", 4 * _adapter_parameters(config, shape), "always")
     yield MemoryItem("runtime", RUNTIME_BYTES[device], "always")
@@ -350,6 +354,8 @@ def conversion_items(
     config: Config, device: DeviceName, shape: ModelShape, stored_dtype: str
 ) -> Iterator[MemoryItem]:
     """The largest tensor in its file's data type, next to its converted copy; always on the host."""
+    packing = terms.unpacked_layer_bytes(shape, config.model.quantization, PACKING_BYTES)
+    yield MemoryItem("packing", packing, "loading")
     stored = stored_dtype or DEFAULT_STORED_DTYPE
     if stored != resolve_precision(config, device).weights:
         size = terms.largest_tensor_elements(shape) * DTYPE_BYTES.get(stored, 4)
@@ -382,6 +388,8 @@ def generation_items(
     logits = terms.sampling_logits_bytes(shape, batch.rows)
     yield MemoryItem("KV cache", cache, phase)
     yield MemoryItem("logits", logits, phase)
+    unpacked = terms.unpacked_layer_bytes(shape, config.model.quantization, weight_bytes)
+    yield MemoryItem("unpacked layer", unpacked, phase)
     yield MemoryItem("allocator", ALLOCATOR_SLACK[device] * (cache + logits), phase)
 
 
@@ -454,6 +462,8 @@ def _step_items(
     tiles = terms.lm_head_bytes(shape, batch, training.method == "lora", compute)
     yield MemoryItem("activations", activations, "update")
     yield MemoryItem("LM-head tiles", tiles, "update")
+    unpacked = terms.unpacked_layer_bytes(shape, config.model.quantization, compute)
+    yield MemoryItem("unpacked layer", unpacked, "update")
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_ALLOCATOR_SLACK if recomputed else ALLOCATOR_SLACK[device]
     # Attention matrices are so large that the allocator returns their pages to the system at once.

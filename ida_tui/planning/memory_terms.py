@@ -13,13 +13,15 @@ from typing import Literal
 from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import METAL_LENGTH_BUCKET
 from ida_tui.config.model_files import ModelShape
-from ida_tui.config.schema import Config, DeviceName, Prompt
+from ida_tui.config.schema import Config, DeviceName, Prompt, Quantization
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 CHARACTERS_PER_TOKEN = 3.0
 """Characters per token of English with a small vocabulary; a rough value is enough for short prompts."""
 TEMPLATE_TOKENS = 24
 """Tokens that a chat template adds to a prompt."""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in NF4: half a byte, one byte of scale for 64, and its float32 scale for 16,384."""
 LM_HEAD_TILE = 8192
 """Columns of the output layer computed at a time (`engine.loss.lm_head`)."""
 
@@ -70,6 +72,25 @@ class RowBatch:
     def prompt_count(self) -> int:
         """Number of distinct prompts among the rows."""
         return max(1, -(-self.rows // self.group_size))
+
+
+def packed_weights(shape: ModelShape, quantization: Quantization) -> tuple[int, float]:
+    """Number of packed weights, those of all linear layers but the output layer, and their bytes."""
+    if quantization == "none":
+        return 0, 0.0
+    sizes = shape.linear_shapes().values()
+    count = shape.layers * sum(inputs * outputs for inputs, outputs in sizes)
+    scales = shape.layers * sum(outputs for _, outputs in sizes)
+    return count, count * NF4_BYTES if quantization == "nf4" else float(count + 4 * scales)
+
+
+def unpacked_layer_bytes(
+    shape: ModelShape, quantization: Quantization, bytes_per_value: int
+) -> float:
+    """Bytes of the largest packed layer while it is multiplied; 0 if none is packed."""
+    if quantization == "none":
+        return 0.0
+    return float(max(i * o for i, o in shape.linear_shapes().values()) * bytes_per_value)
 
 
 def kv_cache_bytes(shape: ModelShape, batch: RowBatch, bytes_per_value: int) -> float:

@@ -171,11 +171,12 @@ def _model_rows(config: Config, device: DeviceName, files: ModelFiles) -> Iterat
     context_text = "context unknown" if context is None else f"context {context:,} tokens"
     yield "model", f"{label}\n{size}, {context_text}"
     yield "weights", _weights_location(config, files)
-    weight_format = resolve_precision(config, device).weights
+    recipe = resolve_precision(config, device)
     if config.training.method == "full":
-        trained = f"all weights, in {weight_format}"
+        trained = f"all weights, in {recipe.weights}"
     else:
-        trained = f"{_adapter_text(config.lora)} in float32, on a {weight_format} base"
+        article = "a" if recipe.quantization == "none" else "an"
+        trained = f"{_adapter_text(config.lora)} in float32, on {article} {recipe.base_format} base"
     yield "trains", trained
 
 

@@ -56,6 +56,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"(uv run )?pytest\b.*": "it runs this test",
     r"(uv run )?(ruff|mypy|lint-imports|deptry)\b.*": ".ci/run does it",
     r"export OPENAI_API_KEY=sk-\.\.\.": "a shell builtin",
+    r"export LLAMA_CPP=\$\(scripts/llama_cpp\.sh\)": ".ci/run does it",
     r"source <\(ida-tui completions bash\)": "tests/cli/test_completion.py sources it",
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",

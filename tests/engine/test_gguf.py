@@ -6,6 +6,7 @@ A stand-in takes the place of llama.cpp's converter, which is not on the package
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ def main():
     Path(os.environ["SEEN"]).write_text(json.dumps([sys.argv, os.getcwd(), gguf.__file__]))
     writer = gguf.GGUFWriter(file, "llama")
     for name, values in load_file(Path(folder) / "model.safetensors").items():
-        writer.add_tensor(name, values * SCALE)
+        if outtype == "q8_0" and values.ndim > 1:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            packed = gguf.quants.quantize(values * SCALE, kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values * SCALE)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -40,6 +46,14 @@ import sys
 def main():
     print("ERROR: Model OtherForCausalLM is not supported", file=sys.stderr)
     sys.exit(1)
+"""
+QUANTIZER = f"""\
+#!{sys.executable}
+import shutil, sys
+source, file, kind = sys.argv[1:]
+print(kind, file=sys.stderr)
+if kind == "Q4_K_M":
+    shutil.copy(source, file)
 """
 CUT_OFF = """\
 import sys
@@ -53,7 +67,7 @@ def main():
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
-    values = numpy.arange(12, dtype=numpy.float32).reshape(3, 4)
+    values = numpy.arange(96, dtype=numpy.float32).reshape(3, 32)
     save_file({"embedding": values, "norm": values[0].copy()}, folder / "model.safetensors")
     return folder
 
@@ -129,7 +143,7 @@ def test_the_converter_gets_the_model_the_file_and_the_format_and_its_file_is_ch
     Path("gguf.py").write_text("raise SystemExit('the working folder was imported')\n")
     file = tmp_path / "mine.gguf"
 
-    summary = gguf.convert_to_gguf(converter, model, file, "float32")
+    summary = gguf.convert_to_gguf(gguf.Tools(converter), model, file, "float32")
 
     assert summary == "checked the GGUF file: 2 tensors, all matrices match"
     arguments, _, library = json.loads(seen.read_text())
@@ -145,7 +159,7 @@ def test_the_converter_gets_the_model_the_file_and_the_format_and_its_file_is_ch
         (STAND_IN, 1.01, "the values of a matrix differ"),
         (CUT_OFF, 1.0, "it cannot be read"),
         (FAILING, 1.0, "nothing was converted: ERROR: Model OtherForCausalLM is not supported"),
-        ("def main(): pass\n", 1.0, "nothing was converted: the converter ended early"),
+        ("def main(): pass\n", 1.0, "nothing was converted: convert_hf_to_gguf.py ended early"),
     ],
     ids=["other values", "cut off", "unsupported", "no file"],
 )
@@ -154,9 +168,91 @@ def test_a_failed_or_wrong_conversion_is_one_error(
 ) -> None:
     converter = write_stand_in(tmp_path / "llama.cpp", script, scale)
     with pytest.raises(IdaError) as raised:
-        gguf.convert_to_gguf(converter, model, tmp_path / "mine.gguf", "float32")
+        gguf.convert_to_gguf(gguf.Tools(converter), model, tmp_path / "mine.gguf", "float32")
     assert expected in raised.value.title
     assert "llama.cpp" in raised.value.hint
+
+
+def test_q8_0_is_written_by_the_converter_and_compared_with_the_exact_file(
+    tmp_path: Path, model: Path, seen: Path
+) -> None:
+    tools = gguf.Tools(write_stand_in(tmp_path / "llama.cpp"))
+    exact, rounded = tmp_path / "exact.gguf", tmp_path / "rounded.gguf"
+    gguf.convert_to_gguf(tools, model, exact, "float32")
+
+    summary = gguf.quantize(tools, model, exact, rounded, "q8_0")
+
+    assert summary == "rounded to q8_0: each matrix within 0.3%"
+    assert json.loads(seen.read_text())[0][-2:] == ["--outtype", "q8_0"]
+    assert rounded.stat().st_size < exact.stat().st_size
+
+
+def test_a_rounded_file_of_other_values_is_one_error(
+    tmp_path: Path, model: Path, seen: Path
+) -> None:
+    exact = tmp_path / "exact.gguf"
+    gguf.convert_to_gguf(gguf.Tools(write_stand_in(tmp_path / "a")), model, exact, "float32")
+    other = gguf.Tools(write_stand_in(tmp_path / "b", scale=1.1))
+    with pytest.raises(IdaError, match="does not match the exported model: a matrix differs by 1"):
+        gguf.quantize(other, model, exact, tmp_path / "rounded.gguf", "q8_0")
+
+
+@pytest.mark.parametrize("place", [".", "build/bin"])
+def test_q4_k_m_is_written_by_llama_quantize_of_the_folder_in_llama_cpp(
+    tmp_path: Path, model: Path, seen: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    checkout = write_stand_in(tmp_path / "llama.cpp").parent
+    quantizer = checkout / place / gguf.QUANTIZER
+    quantizer.parent.mkdir(parents=True, exist_ok=True)
+    quantizer.write_text(QUANTIZER)
+    quantizer.chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP", str(checkout))
+    tools = gguf.find_tools("q4_k_m")
+    exact, rounded = tmp_path / "exact.gguf", tmp_path / "rounded.gguf"
+    gguf.convert_to_gguf(tools, model, exact, "float32")
+
+    assert gguf.quantize(tools, model, exact, rounded, "q4_k_m").startswith("rounded to q4_k_m")
+    assert rounded.is_file()
+
+
+def test_without_llama_quantize_the_ways_to_get_it_are_named_before_anything_is_written(
+    ida_tui_here: Any, own_run: Path, tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP", str(write_stand_in(tmp_path / "llama.cpp").parent))
+    done = ida_tui_here("export", "quickstart", "--gguf", "--dtype", "q4_k_m")
+    assert done.code == 1
+    assert "llama-quantize is missing" in done.err
+    assert "brew install llama.cpp" in done.err
+    assert not (own_run / "export").exists()
+
+
+def test_a_gguf_export_has_a_modelfile_and_prints_the_command_for_ollama(
+    ida_tui_here: Any, own_run: Path, tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP", str(write_stand_in(tmp_path / "llama.cpp").parent))
+    done = ida_tui_here("export", "quickstart", "--gguf", "--dtype", "q8_0", "--json")
+    assert done.code == 0, done.err
+
+    result = json.loads(done.out)
+    folder = Path(result["folder"])
+    [file] = folder.glob("*.gguf")
+    modelfile = (folder / "Modelfile").read_text()
+    assert modelfile.startswith(f'FROM ./{file.name}\nTEMPLATE """')
+    assert modelfile.endswith('PARAMETER stop "<|im_end|>"\n')
+    assert result["dtype"] == json.loads((folder / "export.json").read_text())["dtype"] == "q8_0"
+    command = "ollama create quickstart -f outputs/quickstart/"
+    assert command in done.err
+    assert result["ollama"].startswith(command)
+    assert "in q8_0, as a GGUF file" in (folder / "README.md").read_text()
+    assert {path.name for path in folder.iterdir()} == {
+        file.name, "Modelfile", "README.md", "export.json",
+    }  # fmt: skip
+
+
+def test_a_quantized_format_needs_gguf(ida_tui_here: Any, own_run: Path) -> None:
+    done = ida_tui_here("export", "quickstart", "--merged", "--dtype", "q8_0")
+    assert done.code == 2
+    assert "--dtype q8_0 needs --gguf" in done.err
 
 
 def test_without_a_converter_nothing_is_exported_and_the_way_to_get_it_is_printed(

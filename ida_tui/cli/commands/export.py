@@ -16,7 +16,8 @@ from ida_tui.util.safe_files import write_text
 if TYPE_CHECKING:
     from ida_tui.config.precision import WeightFormat
     from ida_tui.config.schema import Config
-    from ida_tui.engine.export.equivalence import EquivalenceCheck
+    from ida_tui.engine.export.gguf import Quantization, Tools
+    from ida_tui.engine.export.write import WrittenExport
     from ida_tui.runs.directory import RunDirectory
     from ida_tui.runs.store.exports import ExportKind
     from ida_tui.runs.weights import TrainedWeights
@@ -26,10 +27,11 @@ examples:
   ida-tui export quickstart --merged                   a folder that transformers can load
   ida-tui export quickstart --merged --dtype bfloat16 --output ~/models/mine
   ida-tui export oblit-1-mps --adapter                 a few MB; needs the base model
-  ida-tui export oblit-1-mps --gguf --dtype float16    a file for llama.cpp, Ollama, LM Studio
+  ida-tui export oblit-1-mps --gguf --dtype q8_0       a file for llama.cpp, Ollama, LM Studio
   ida-tui export oblit-1-mps --merged --push me/mine   also upload it to a private repository
 """
 FORMATS = ("float32", "float16", "bfloat16")
+QUANTIZATIONS = ("q8_0", "q4_k_m")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -45,8 +47,9 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=FORMATS,
-        help="with --merged or --gguf: data type of the weights (default: the run's)",
+        choices=(*FORMATS, *QUANTIZATIONS),
+        help="with --merged or --gguf: data type of the weights (default: the run's); q8_0 and q4_k_m,"
+        " 8 and about 5 bits, need --gguf",
     )
     parser.add_argument(
         "--output", metavar="DIR", help="output folder (default: export/ in the run directory)"
@@ -70,7 +73,7 @@ def run(options: Namespace) -> ExitCode:
             the upload failed.
     """
     from ida_tui.config.resolve import resolve
-    from ida_tui.engine.export import gguf, hub
+    from ida_tui.engine.export import gguf, hub, ollama
     from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.runs.store import exports
     from ida_tui.runs.weights import find_weights
@@ -88,7 +91,9 @@ def run(options: Namespace) -> ExitCode:
     )
     target = target.absolute()
     exports.check_target(target, overwrite=options.overwrite)
-    converter = gguf.find_converter() if kind == "gguf" else None
+    quantization = options.dtype if options.dtype in QUANTIZATIONS else None
+    dtype = None if quantization else options.dtype
+    tools = gguf.find_tools(quantization) if kind == "gguf" else None
     token = hub.hub_token() if options.push else ""
     print_status(f"{config.name}/{directory.run_id} ({weights.label}) → {display_path(target)}")
     if not weights.is_final:
@@ -104,17 +109,21 @@ def run(options: Namespace) -> ExitCode:
         require_model_here(config.model, print_status, uploads=bool(options.push))
     replaced = exports.is_export(target)
     with exports.staged_directory(target) as folder:
-        comparison, summary = _write_export(
-            directory, config, weights, kind, folder, options.dtype, converter
+        written = _write_export(
+            directory, config, weights, kind, folder, dtype, quantization, tools
         )
-    print_status(f"✓ {summary}")
+    print_status(f"✓ {written.summary}")
     print_status(f"✓ {'replaced' if replaced else 'wrote'} {display_path(target)}")
+    for_ollama = ollama.create_command(config.name, target) if kind == "gguf" else ""
+    if for_ollama:
+        print_status(f"  for Ollama: {for_ollama}")
     address = ""
     if options.push:
         address = hub.push_export(target, options.push, token, public=options.public)
         print_status(f"✓ pushed to {address}")
     if options.json:
-        print(json.dumps(_as_json(target, kind, weights, comparison, address), indent=1))
+        summary = _as_json(target, kind, weights, written, address)
+        print(json.dumps(summary | ({"ollama": for_ollama} if for_ollama else {}), indent=1))
     else:
         print_lines([display_path(target)])
     return ExitCode.DONE
@@ -130,6 +139,11 @@ def _check_options(options: Namespace, config: Config, kind: ExportKind) -> None
         raise UsageError(
             "--dtype needs --merged or --gguf", "remove --dtype; an adapter is always float32"
         )
+    if options.dtype in QUANTIZATIONS and kind != "gguf":
+        raise UsageError(
+            f"--dtype {options.dtype} needs --gguf",
+            f"use --gguf, or one of {', '.join(FORMATS)}",
+        )
     if options.public and not options.push:
         raise UsageError("--public needs --push", "add --push REPO, or remove --public")
 
@@ -141,24 +155,29 @@ def _write_export(
     kind: ExportKind,
     folder: Path,
     dtype: WeightFormat | None,
-    converter: Path | None,
-) -> tuple[EquivalenceCheck, str]:
-    """Write all files of the export; returns the comparison with the run's model, and its summary."""
+    quantization: Quantization | None,
+    tools: Tools | None,
+) -> WrittenExport:
+    """Write all files of the export; returns the comparison with the run's model."""
     from ida_tui.analysis.model_card import CardInputs, render_card
-    from ida_tui.engine.export.write import write_export, write_gguf
+    from ida_tui.engine.export.write import WrittenExport, write_export, write_gguf
     from ida_tui.runs.store import evaluations, exports, manifest
 
-    if converter is not None:
+    if tools is not None:
         name = f"{config.name}-{directory.run_id}"
-        comparison, gguf_summary = write_gguf(
-            config, weights, folder, name, converter, dtype=dtype, on_progress=print_status
+        written = write_gguf(
+            config,
+            weights,
+            folder,
+            name,
+            tools,
+            dtype=dtype,
+            quantization=quantization,
+            on_progress=print_status,
         )
-        summary = f"{comparison.summary}; {gguf_summary}"
     else:
-        comparison = write_export(
-            config, weights, kind, folder, dtype=dtype, on_progress=print_status
-        )
-        summary = comparison.summary
+        check = write_export(config, weights, kind, folder, dtype=dtype, on_progress=print_status)
+        written = WrittenExport(check, check.dtype, check.summary)
     saved = map(evaluations.read_evaluation, evaluations.list_evaluations(directory))
     matching = (
         candidate for candidate in saved if candidate is not None and candidate.step == weights.step
@@ -167,8 +186,8 @@ def _write_export(
         config=config,
         trained=weights,
         kind=kind,
-        dtype=comparison.dtype,
-        verification=summary,
+        dtype=written.dtype,
+        verification=written.summary,
         manifest=manifest.read(directory.manifest),
         evaluation=next(matching, None),
     )
@@ -178,12 +197,12 @@ def _write_export(
             folder,
             {
                 "kind": kind,
-                "dtype": comparison.dtype,
+                "dtype": written.dtype,
                 "experiment": config.name,
                 "run": directory.run_id,
                 "step": weights.step,
                 "final": weights.is_final,
-                "checked": summary,
+                "checked": written.summary,
             },
         )
     except OSError as error:
@@ -191,24 +210,24 @@ def _write_export(
             f"could not write the export: {error.strerror or error}",
             "the output folder was not changed; fix the problem, or choose another folder with --output",
         ) from None
-    return comparison, summary
+    return written
 
 
 def _as_json(
     target: Path,
     kind: ExportKind,
     weights: TrainedWeights,
-    comparison: EquivalenceCheck,
+    written: WrittenExport,
     address: str,
 ) -> dict[str, Any]:
     return {
         "folder": str(target),
         "kind": kind,
-        "dtype": comparison.dtype,
+        "dtype": written.dtype,
         "step": weights.step,
         "final": weights.is_final,
-        "prompts": comparison.prompts,
-        "same_greedy_answers": comparison.same_answers,
-        "logits_difference": comparison.logit_difference,
+        "prompts": written.check.prompts,
+        "same_greedy_answers": written.check.same_answers,
+        "logits_difference": written.check.logit_difference,
         "pushed_to": address or None,
     }

@@ -27,8 +27,9 @@ def check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
             "training.fp16",
         )
         return
+    packs_trained_weights = training.method == "full" and config.model.quantization != "none"
     alternative = nearest_supported(config, device)
-    if alternative is not None:
+    if alternative is not None and not packs_trained_weights:  # `check_quantization` reports that
         yield error_finding(*_unsupported_precision(training, device, precision, alternative))
     if device == "mps" and precision.bf16:
         yield note_finding(
@@ -105,8 +106,9 @@ def _unsupported_precision(
         reason = "without a gradient scaler, small gradients underflow in float16"
         return "training.fp16", reason, fix, "model.torch_dtype"
     autocast = "fp16" if precision.fp16 else "bf16" if precision.bf16 else "no"
+    packed = "" if precision.quantization == "none" else f"{precision.quantization} and "
     reason = (
-        f"{training.method} with {precision.weights} weights, {autocast} autocast and"
+        f"{training.method} with {packed}{precision.weights} weights, {autocast} autocast and"
         f" {precision.optim} is not known to learn on {device}"
     )
     return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ida_tui.engine.device.packed import PackedLinear, frozen_weight
+
 MIN_ONEDNN_ROWS = 4
 """Fewer rows than this are limited by memory bandwidth, where torch's default is as fast."""
 
@@ -108,14 +110,18 @@ def _plain_lora_name(layer: Any) -> str | None:
         return None
     (name,) = names
     base = layer.base_layer
-    if type(base) is not torch.nn.Linear or any(p.requires_grad for p in base.parameters()):
+    is_packed = isinstance(base, PackedLinear)
+    if not (is_packed or type(base) is torch.nn.Linear):
+        return None
+    if any(p.requires_grad for p in base.parameters()):
         return None
     if getattr(layer, "use_dora", {}).get(name) or getattr(layer, "lora_bias", {}).get(name):
         return None
     dropout = layer.lora_dropout[name]
     if not isinstance(dropout, torch.nn.Identity) and getattr(dropout, "p", 1) != 0:
         return None
-    dtypes = {base.weight.dtype, layer.lora_A[name].weight.dtype, layer.lora_B[name].weight.dtype}
+    base_dtype = base.dtype if is_packed else base.weight.dtype
+    dtypes = {base_dtype, layer.lora_A[name].weight.dtype, layer.lora_B[name].weight.dtype}
     return name if dtypes == {torch.float32} else None
 
 
@@ -127,7 +133,7 @@ def _lora_forward(
         result: torch.Tensor = original(x, **arguments)
         return result
     base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    out: torch.Tensor = _LoraLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
+    out: torch.Tensor = _LoraLinear.apply(x, base, down, up, layer.scaling[name])
     return out
 
 
@@ -138,36 +144,37 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        base: torch.nn.Linear,
         down: torch.Tensor,
         up: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low_rank = functional.linear(flat, down)
-        out = linear(flat, weight, bias).addmm_(low_rank, up.t(), alpha=scale)
-        ctx.save_for_backward(x, weight, down, up, low_rank)
-        ctx.scale = scale
+        weight = frozen_weight(base, x.dtype)
+        out = linear(flat, weight, base.bias).addmm_(low_rank, up.t(), alpha=scale)
+        ctx.save_for_backward(x, down, up, low_rank)
+        ctx.base, ctx.scale = base, scale
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        x, weight, down, up, low_rank = ctx.saved_tensors
-        gradient = gradients[0].reshape(-1, weight.shape[0])
+        x, down, up, low_rank = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, up.shape[0])
         grad_low_rank = (gradient @ up).mul_(ctx.scale)
         grad_x = grad_down = grad_up = None
         if ctx.needs_input_grad[0]:
+            weight = frozen_weight(ctx.base, x.dtype)
             if uses_onednn(gradient, weight):
                 flat = onednn_linear(gradient.contiguous(), weight.t(), None)
             else:
                 flat = gradient @ weight
             grad_x = flat.addmm_(grad_low_rank, down).view(x.shape)
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[2]:
             grad_down = grad_low_rank.t() @ x.reshape(-1, x.shape[-1])
-        if ctx.needs_input_grad[4]:
+        if ctx.needs_input_grad[3]:
             grad_up = (gradient.t() @ low_rank).mul_(ctx.scale)
-        return grad_x, None, None, grad_down, grad_up, None
+        return grad_x, None, grad_down, grad_up, None
 
 
 def _linear_forward(layer: torch.nn.Linear) -> Any:

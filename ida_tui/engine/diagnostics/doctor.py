@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ REPORTED_PACKAGES = (
     "textual",
     "psutil",
 )
+REPORTED_EXTRAS = ("bitsandbytes",)
+"""Packages that are reported where they are installed."""
 MIN_FREE_DISK_GB = 10.0
 NETWORK_TIMEOUT_S = 3.0
 
@@ -127,7 +130,9 @@ def _check_memory() -> Finding:
 
 
 def _check_versions() -> Finding:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in REPORTED_PACKAGES)
+    extras = [name for name in REPORTED_EXTRAS if find_spec(name) is not None]
+    names = (*REPORTED_PACKAGES, *extras)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return Finding("good", "libraries", versions)
 
 

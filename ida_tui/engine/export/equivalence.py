@@ -53,6 +53,8 @@ class EquivalenceCheck:
     """Share of positions where both models rank the same token first, 0 to 1."""
     logit_difference: float
     """Relative L2 norm of the difference of the logits; not finite if a logit is not finite."""
+    on_packed: EquivalenceCheck | None = None
+    """The same comparison with the adapter on the packed weights of its training; None without them."""
 
     @property
     def passed(self) -> bool:
@@ -69,9 +71,17 @@ class EquivalenceCheck:
             if self.top_token_agreement == 1
             else f", {100 * self.top_token_agreement:.1f}% of the tokens"
         )
+        packed = (
+            f"; on the packed weights of the training, {self.on_packed.same_answers} of"
+            f" {self.prompts} answers are the same and the logits differ by"
+            f" {self.on_packed.logit_difference:.1%}"
+            if self.on_packed
+            else ""
+        )
         return (
             f"{self.same_answers} of {self.prompts} greedy answers match{tokens}; logit difference"
             f" {self.logit_difference:.0e} (tolerance {LOGIT_TOLERANCE[self.dtype]:.0e} in {self.dtype})"
+            f"{packed}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Conversion of a full model to GGUF with llama.cpp's converter, and a check of the file that it wrote.
+"""Conversion of a full model to GGUF with llama.cpp's own programs, and checks of the files that they wrote.
 
 The converter is a script of llama.cpp, which is not on the package index. It runs in a separate process,
 started from this file:
@@ -9,15 +9,17 @@ started from this file:
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ida_tui.config.precision import WeightFormat
 from ida_tui.errors import IdaError
@@ -29,17 +31,64 @@ CONVERTER_TYPES: Mapping[WeightFormat, str] = {
     "float16": "f16",
     "bfloat16": "bf16",
 }
+Quantization = Literal["q8_0", "q4_k_m"]
+"""A format of 8 or about 4 bits per weight, in llama.cpp's words."""
+LARGEST_ERROR: Mapping[Quantization, float] = {"q8_0": 0.02, "q4_k_m": 0.2}
+"""Largest allowed error of a matrix, relative to its norm; three times what both formats have."""
 CONVERTER_FILE = "convert_hf_to_gguf.py"
+QUANTIZER = "llama-quantize"
 GET_CONVERTER = (
     "get llama.cpp: git clone https://github.com/ggml-org/llama.cpp\n"
     "then: LLAMA_CPP=PATH/llama.cpp ida-tui export RUN --gguf   (or have its "
     f"{CONVERTER_FILE} on PATH)"
 )
 NEWER_CONVERTER = "a newer llama.cpp: LLAMA_CPP=PATH/llama.cpp ida-tui export RUN --gguf"
+GET_QUANTIZER = (
+    f"install llama.cpp, which has {QUANTIZER}: brew install llama.cpp, or build it in the folder that\n"
+    f"LLAMA_CPP names: cmake -B build && cmake --build build --target {QUANTIZER}\n"
+    "or use --dtype q8_0, which needs the converter only"
+)
 GPT2_PRE_TOKENIZER = "gpt-2"
 """llama.cpp's name for byte-level BPE with GPT-2's pattern."""
 SUM_TOLERANCE = 1e-6
 """Largest allowed relative difference of a matrix's sum: values are copied, but summed in another order."""
+ROWS_AT_ONCE = 4096
+"""Rows of a matrix that are compared at once, which bounds the memory that this takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The programs of llama.cpp that an export needs."""
+
+    converter: Path
+    quantizer: Path | None = None
+    """Only for q4_k_m."""
+
+
+def find_tools(quantization: Quantization | None) -> Tools:
+    """The programs for an export, rounded to this format or not rounded.
+
+    Raises:
+        IdaError: one is missing.
+    """
+    return Tools(find_converter(), find_quantizer() if quantization == "q4_k_m" else None)
+
+
+def find_quantizer() -> Path:
+    """`llama-quantize`, in the folder that `LLAMA_CPP` names or its build, else on PATH.
+
+    Raises:
+        IdaError: it is missing.
+    """
+    if folder := os.environ.get("LLAMA_CPP", ""):
+        root = Path(folder).expanduser().absolute()
+        for place in (root, root / "build" / "bin", root / "bin"):
+            if is_file(place / QUANTIZER):
+                return place / QUANTIZER
+    found = shutil.which(QUANTIZER)
+    if found is None:
+        raise IdaError(f"nothing was converted: {QUANTIZER} is missing", GET_QUANTIZER)
+    return Path(found)
 
 
 def find_converter() -> Path:
@@ -71,11 +120,11 @@ def find_converter() -> Path:
     return script.resolve()
 
 
-def convert_to_gguf(converter: Path, folder: Path, file: Path, dtype: WeightFormat) -> str:
+def convert_to_gguf(tools: Tools, folder: Path, file: Path, dtype: WeightFormat) -> str:
     """Convert a full model; returns a one-line summary of the check of the file.
 
     Args:
-        converter: the script, from `find_converter`.
+        tools: the programs, from `find_tools`.
         folder: the model, in the format of transformers.
         file: the GGUF file to write.
         dtype: format of the matrices.
@@ -83,9 +132,71 @@ def convert_to_gguf(converter: Path, folder: Path, file: Path, dtype: WeightForm
     Raises:
         IdaError: the model cannot be converted, or the file does not hold the model.
     """
-    options = ["--outfile", str(file), "--outtype", CONVERTER_TYPES[dtype]]
+    _run_converter(tools.converter, folder, file, CONVERTER_TYPES[dtype])
+    count, problem = _check_file(folder, file)
+    if problem:
+        raise IdaError(
+            f"the GGUF file does not match the exported model: {problem}",
+            f"Nothing was exported. Use {NEWER_CONVERTER}",
+        )
+    return f"checked the GGUF file: {count} tensors, all matrices match"
+
+
+def quantize(tools: Tools, folder: Path, source: Path, file: Path, dtype: Quantization) -> str:
+    """Write a quantized GGUF file; returns a one-line summary of its comparison with the one that is not.
+
+    Args:
+        tools: the programs, from `find_tools`.
+        folder: the model, in the format of transformers.
+        source: the same model as a GGUF file that was checked.
+        file: the file to write.
+        dtype: format of the matrices.
+
+    Raises:
+        IdaError: the file cannot be written, or its matrices are not close to the model's.
+    """
+    if dtype == "q8_0":
+        _run_converter(tools.converter, folder, file, dtype)
+    else:
+        assert tools.quantizer is not None
+        command = [str(tools.quantizer), str(source), str(file), dtype.upper()]
+        _run_program(command, tools.quantizer, file)
+    error, problem = _largest_error(source, file)
+    if not problem and error > LARGEST_ERROR[dtype]:
+        problem = f"a matrix differs by {error:.0%}"
+    if problem:
+        raise IdaError(
+            f"the {dtype} file does not match the exported model: {problem}",
+            f"Nothing was exported. Use {NEWER_CONVERTER}",
+        )
+    return f"rounded to {dtype}: each matrix within {error:.1%}"
+
+
+def adds_bos(file: Path) -> bool:
+    """Whether programs that load this GGUF file write the first token (BOS) themselves."""
+    gguf: Any = import_module("gguf")
+    reader = gguf.GGUFReader(str(file))
+    field = reader.get_field("tokenizer.ggml.add_bos_token")
+    if field is not None:
+        return bool(field.contents())
+    tokenizer = reader.get_field("tokenizer.ggml.model")
+    return tokenizer is not None and tokenizer.contents() == "llama"  # SentencePiece
+
+
+def _run_converter(converter: Path, folder: Path, file: Path, outtype: str) -> None:
+    options = ["--outfile", str(file), "--outtype", outtype]
+    command = [sys.executable, "-P", "-m", __name__, str(converter), str(folder), *options]
+    _run_program(command, converter, file)
+
+
+def _run_program(command: list[str], program: Path, file: Path) -> None:
+    """Run a program of llama.cpp that writes a file.
+
+    Raises:
+        IdaError: it failed, with the last line of what it printed.
+    """
     process = subprocess.run(
-        [sys.executable, "-P", "-m", __name__, str(converter), str(folder), *options],
+        command,
         capture_output=True,
         text=True,
         errors="replace",
@@ -95,17 +206,10 @@ def convert_to_gguf(converter: Path, folder: Path, file: Path, dtype: WeightForm
     if process.returncode or not is_file(file):
         lines = [line for line in process.stderr.splitlines() if line.strip()]
         raise IdaError(
-            f"nothing was converted: {lines[-1][:300] if lines else 'the converter ended early'}",
-            f"this is the message of {display_path(converter)}: install what it needs, or use\n"
+            f"nothing was converted: {lines[-1][:300] if lines else f'{program.name} ended early'}",
+            f"this is the message of {display_path(program)}: install what it needs, or use\n"
             f"{NEWER_CONVERTER}",
         )
-    count, problem = _check_file(folder, file)
-    if problem:
-        raise IdaError(
-            f"the GGUF file does not match the exported model: {problem}",
-            f"Nothing was exported. Use {NEWER_CONVERTER}",
-        )
-    return f"checked the GGUF file: {count} tensors, all matrices match"
 
 
 def _check_file(folder: Path, file: Path) -> tuple[int, str]:
@@ -142,6 +246,48 @@ def _check_file(folder: Path, file: Path) -> tuple[int, str]:
     ):
         return 0, "the values of a matrix differ"
     return len(reader.tensors), ""
+
+
+def _largest_error(source: Path, file: Path) -> tuple[float, str]:
+    """Compare the matrices of two GGUF files by name.
+
+    Returns:
+        The largest error of a matrix relative to its norm, and what prevents the comparison; empty if nothing
+        does.
+    """
+    gguf: Any = import_module("gguf")
+    try:
+        matrices, rounded = (
+            {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
+            for path in (source, file)
+        )
+    except (ValueError, IndexError, OSError) as error:
+        return 0.0, f"it cannot be read: {error}"
+    if matrices.keys() != rounded.keys():
+        return 0.0, "it has other tensors"
+    largest = 0.0
+    for name, matrix in matrices.items():
+        if list(matrix.shape) != list(rounded[name].shape):
+            return 0.0, f"{name} has another shape"
+        squares = [0.0, 0.0]
+        pair = [_rows(matrix), _rows(rounded[name])]
+        for start in range(0, len(pair[0]), ROWS_AT_ONCE):
+            values, approximate = (
+                gguf.quants.dequantize(rows[start : start + ROWS_AT_ONCE], tensor.tensor_type)
+                for rows, tensor in zip(pair, (matrix, rounded[name]), strict=True)
+            )
+            squares[0] += float((values.astype("float64") ** 2).sum())
+            squares[1] += float(((values - approximate).astype("float64") ** 2).sum())
+        if not math.isfinite(squares[1]):
+            return 0.0, f"{name} has values that are not numbers"
+        if squares[1]:
+            largest = max(largest, (squares[1] / squares[0]) ** 0.5 if squares[0] else 1.0)
+    return largest, ""
+
+
+def _rows(tensor: Any) -> Any:
+    """A tensor's data as rows, which may be packed."""
+    return tensor.data.reshape(-1, tensor.data.shape[-1])
 
 
 # -- in the separate process ---------------------------------------------------------------------

@@ -48,6 +48,10 @@ class ChatFormat:
         )["input_ids"]
         return ids
 
+    def render(self, text: str, context: Context = ()) -> str:
+        """The text of which `encode` gives the token ids."""
+        return self._render(self.messages(text, context))
+
     def find_refused(self, contexts: Iterable[Context]) -> tuple[Context, str] | None:
         """The first of some contexts that the template cannot render, and why; None if there is none.
 

@@ -19,8 +19,10 @@ from ida_tui.config.models.source import find_source
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.engine.device.packed import PackedLinear
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
+from ida_tui.engine.model.quantize import loading_arguments, use_packed_layers
 from ida_tui.engine.model.unpack import unpack
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
 
@@ -159,12 +161,15 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
             use_safetensors=True,  # loading pickled weights can run arbitrary code
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_find_mismatch` names them
+            **loading_arguments(model),
         )
         problem = _find_mismatch(loaded, report, tokenizer)
     except Exception as error:
         raise _cannot_load(model, error) from error
     if problem:
         raise _cannot_load(model, ValueError(problem))
+    if model.quantization != "none":
+        use_packed_layers(loaded, getattr(torch, dtype))
     if find_source(model.path).kind == "gguf":
         loaded.name_or_path = model.path  # PEFT writes it to adapter_config.json
     prepare_for_generation(loaded, tokenizer)
@@ -281,9 +286,14 @@ class ParameterCounts:
 def count_parameters(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters. Tied weights count once, and adapter weights do not count as base weights."""
     base = trainable = 0
+    packed = {
+        id(layer.weight): layer.in_features * layer.out_features
+        for layer in model.modules()
+        if isinstance(layer, PackedLinear)
+    }
     for name, parameter in model.named_parameters():
         if "lora_" not in name and ".modules_to_save." not in name:
-            base += parameter.numel()
+            base += packed.get(id(parameter), parameter.numel())
         if parameter.requires_grad:
             trainable += parameter.numel()
     return ParameterCounts(base, trainable)

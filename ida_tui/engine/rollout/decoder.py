@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from ida_tui.engine.device.onednn import linear
+from ida_tui.engine.device.packed import PackedLinear, frozen_weight
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -240,11 +241,11 @@ def _linears(layer: Any) -> tuple[Any, ...]:
 def _unsupported_linear_reason(linear: Any) -> str | None:
     if problem := _wrapped_reason("a linear layer", linear):
         return problem
-    if type(linear) is torch.nn.Linear:
+    if _is_plain_linear(linear):
         return None
     kind = type(linear)
     is_lora = (kind.__module__, kind.__name__) == ("peft.tuners.lora.layer", "Linear")
-    if not is_lora or type(linear.base_layer) is not torch.nn.Linear:
+    if not is_lora or not _is_plain_linear(linear.base_layer):
         return f"the model has layers of type {kind.__name__}"
     adapters = list(linear.active_adapters)
     if len(adapters) > 1:
@@ -255,14 +256,17 @@ def _unsupported_linear_reason(linear: Any) -> str | None:
     return "the adapter is merged into the base model" if linear.merged else None
 
 
+def _is_plain_linear(layer: Any) -> bool:
+    return type(layer) is torch.nn.Linear or isinstance(layer, PackedLinear)
+
+
 def _projection(*linears: Any) -> Projection:
     """Apply these layers to one input. The A matrices of their adapters are multiplied as one."""
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
-    weights = [(base.weight, base.bias) for base in bases]
     adapters = [_adapter_matrices(linear) for linear in linears]
     if not any(adapters):
-        return lambda x: tuple(linear(x, w, b) for w, b in weights)
-    dtype = weights[0][0].dtype
+        return lambda x: tuple(_product(base, x) for base in bases)
+    dtype = bases[0].dtype if isinstance(bases[0], PackedLinear) else bases[0].weight.dtype
     down = torch.cat([adapter[0] for adapter in adapters if adapter]).to(dtype)
     ups = [adapter[1].to(dtype) if adapter else None for adapter in adapters]
     ranks = [adapter[0].shape[0] if adapter else 0 for adapter in adapters]
@@ -270,12 +274,16 @@ def _projection(*linears: Any) -> Projection:
     def product(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         low_rank = torch.split(functional.linear(x, down), ranks, dim=-1)
         outputs = []
-        for (weight, bias), projected, up in zip(weights, low_rank, ups, strict=True):
-            y = linear(x, weight, bias)
+        for base, projected, up in zip(bases, low_rank, ups, strict=True):
+            y = _product(base, x)
             outputs.append(y if up is None else y.addmm_(projected, up))
         return tuple(outputs)
 
     return product
+
+
+def _product(base: Any, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, frozen_weight(base, x.dtype), base.bias)
 
 
 def _adapter_matrices(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -198,7 +198,7 @@ def run_started_event(
         model=config.model.name or config.model.path,
         judge=judge.label,
         device=preflight.device,
-        dtype=preflight.recipe.weights,
+        dtype=preflight.recipe.base_format,
         precision=preflight.recipe.describe(training.method),
         method=training.method,
         params=counts.base,

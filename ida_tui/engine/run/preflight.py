@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -227,6 +228,8 @@ def require_vllm(config: Config, device: DeviceName) -> None:
             code=ExitCode.DEVICE_UNUSABLE,
         )
     require_vllm_installed()
+    # vLLM compiles its model, which `libraries.LIBRARY_DEFAULTS` switches off.
+    os.environ["TORCHDYNAMO_DISABLE"] = "0"
     if training.vllm_mode == "server":
         require_vllm_server(training.vllm_server_base_url)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
+
+from ida_tui.engine.device.packed import PackedLinear
 
 SAMPLED_PER_TENSOR = 65_536
 """Largest number of elements that are sampled from one tensor."""
@@ -126,12 +128,11 @@ class WeightDelta:
         self._is_weight = [id(p) not in in_adapter for p in self._parameters]
         self._start = [_subsample(p) for p in self._parameters]
         self._norm = _norm(self._start)
+        packed = {id(m.weight): m for m in model.modules() if isinstance(m, PackedLinear)}
         self._model_norm = _exact_norm(
-            [
-                parameter
-                for name, parameter in model.named_parameters()
-                if id(parameter) not in in_adapter and ".modules_to_save." not in name
-            ]
+            packed[id(parameter)].unpacked(torch.float32) if id(parameter) in packed else parameter
+            for name, parameter in model.named_parameters()
+            if id(parameter) not in in_adapter and ".modules_to_save." not in name
         )
 
     def change(self) -> WeightChange:
@@ -220,7 +221,7 @@ def _norm(tensors: list[torch.Tensor]) -> float:
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
 
 
-def _exact_norm(tensors: list[torch.Tensor]) -> float:
+def _exact_norm(tensors: Iterable[torch.Tensor]) -> float:
     """L2 norm of all elements, computed in float32 on their device."""
     norms = [
         torch.linalg.vector_norm(chunk, dtype=torch.float32)

@@ -38,6 +38,7 @@ def write(
         started_at: UTC, ISO 8601.
         argv: the command line as typed.
     """
+    packages = PACKAGES if config.model.quantization == "none" else (*PACKAGES, "bitsandbytes")
     manifest = {
         "run_id": run_id,
         "experiment": config.name,
@@ -48,7 +49,7 @@ def write(
         "ida_tui": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in packages},
         "git": git_revision(Path.cwd()),
         "data": data_files(config),
         **model_file(config),
