@@ -2,8 +2,8 @@
 
     uv run python scripts/write_people_json.py
 
-The training rows and the held-out rows share no name, city, number or form of sentence. The 4-bit weights of
-SmolLM2 135M misspell some cities in JSON (Milan, Brussels); those are left out.
+The training rows and the held-out rows share no name, city, number or form of sentence. Six cities that
+the 4-bit weights of SmolLM2 135M misspell in JSON, such as Milan, are left out of the held-out rows.
 """
 
 from __future__ import annotations
