@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,13 @@ from trl import GRPOTrainer
 from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
-from tests.engine.trainer.trl_script import logged, overrides, run_ida_tui, run_script
+from tests.engine.trainer.trl_script import (
+    ReplayingTrainer,
+    logged,
+    overrides,
+    run_ida_tui,
+    run_script,
+)
 
 STEPS = 2
 REWARDS = '''
@@ -69,15 +74,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def rewards_file(config: Config) -> Path:
     return Path(config.rubric.axes["mentions"].function.rpartition(":")[0])
-
-
-class ReplayingTrainer(GRPOTrainer):
-    """TRL's trainer with completions that were drawn before."""
-
-    drawn: Iterator[list[list[int]]]
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        return next(self.drawn), None
 
 
 def with_trl(config: Config, trainer_class: type[GRPOTrainer]) -> Trained:

@@ -1,9 +1,9 @@
-"""One short training of the embedded model, by a script of TRL and by ida-tui."""
+"""One short training, by a script of TRL and by ida-tui."""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ SETTINGS: dict[str, Any] = {
 """Settings that the script and the profile have in common, by the same names."""
 
 
+class ReplayingTrainer(GRPOTrainer):
+    """TRL's trainer with completions that were drawn before."""
+
+    drawn: Iterator[list[list[int]]]
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        return next(self.drawn), None
+
+
 def overrides(*, steps: int, seed: int) -> list[str]:
     """The overrides of a profile that trains as the script does."""
     return [
@@ -47,6 +56,7 @@ def run_script(
     columns: Callable[[Prompt], dict[str, Any]],
     output: Path,
     trainer_class: type[GRPOTrainer] = GRPOTrainer,
+    model: Path | None = None,
 ) -> GRPOTrainer:
     """The trainer after a training that is written directly against TRL.
 
@@ -56,9 +66,10 @@ def run_script(
         columns: the columns of a prompt besides its text.
         output: the folder of TRL's files.
         trainer_class: TRL's trainer, or a subclass.
+        model: the folder of the model; None for the embedded one.
     """
     device.limit_threads()  # sums differ in their last bits with the number of threads
-    training, folder = config.training, embedded.model_folder()
+    training, folder = config.training, model or embedded.model_folder()
     trainer = trainer_class(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         reward_funcs=reward_functions,
