@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ida_tui.config.models.gguf_header import (
     BLOCKS,
+    MAX_HEADER_BYTES,
     GgufError,
     GgufHeader,
     read_header,
@@ -126,7 +127,7 @@ def _fingerprint(file: Path, size: int, _modified: int) -> str:
     start = min((tensor.start for tensor in tensors), default=0)
     digest = hashlib.sha256(str(size).encode())
     with open_regular(file) as stream:
-        digest.update(stream.read(start))
+        digest.update(stream.read(min(start, MAX_HEADER_BYTES)))
         for sample in range(_SAMPLES):
             stream.seek(start + (size - start) * sample // _SAMPLES)
             digest.update(stream.read(_SAMPLE_BYTES))

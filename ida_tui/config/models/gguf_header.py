@@ -128,13 +128,20 @@ def read_header(file: Path) -> GgufHeader:
     """
     real = Path(os.path.realpath(file))
     status = real.stat()
-    return _read_cached(real, status.st_size, status.st_mtime_ns)
+    header = _read_cached(real, status.st_size, status.st_mtime_ns)
+    if isinstance(header, GgufError):
+        raise GgufError(str(header))
+    return header
 
 
 @lru_cache(maxsize=16)
-def _read_cached(file: Path, _size: int, _modified: int) -> GgufHeader:
-    with open_regular(file) as stream:
-        return _Reader(stream).read()
+def _read_cached(file: Path, _size: int, _modified: int) -> GgufHeader | GgufError:
+    """The header, or why there is none: a hostile one takes seconds to read, and is asked for often."""
+    try:
+        with open_regular(file) as stream:
+            return _Reader(stream).read()
+    except GgufError as error:
+        return error
 
 
 class _Reader:
@@ -244,9 +251,12 @@ class _Reader:
         if count > limit:
             raise GgufError("has a metadata entry that is too long")
         self._position += count
-        if self._position > min(self._size, MAX_HEADER_BYTES):
+        if self._position > MAX_HEADER_BYTES:
+            raise GgufError(f"has a header of more than {MAX_HEADER_BYTES >> 20} MB")
+        data = self._stream.read(count) if self._position <= self._size else b""
+        if len(data) < count:
             raise GgufError("is truncated: it ends inside its header")
-        return self._stream.read(count)
+        return data
 
 
 def _width(code: str) -> int:

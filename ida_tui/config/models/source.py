@@ -193,7 +193,7 @@ def _ollama_folders() -> Iterator[Path]:
 def _from_manifest(manifest: Path, blobs: Path, shown: str) -> ModelSource:
     value = parse_json(read_bytes(Path(os.path.realpath(manifest)), _MAX_MANIFEST_BYTES))
     layers = value.get("layers") if isinstance(value, dict) else None
-    rows = [layer for layer in layers or () if isinstance(layer, dict)]
+    rows = [row for row in layers if isinstance(row, dict)] if isinstance(layers, list) else []
     digests = [str(row.get("digest")) for row in rows if row.get("mediaType") == _MODEL_LAYER]
     if any(row.get("mediaType") == _ADAPTER_LAYER for row in rows):
         return _refused(

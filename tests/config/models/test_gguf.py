@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from ida_tui.config.model_files import inspect_model
-from ida_tui.config.models import gguf
+from ida_tui.config.models import gguf, gguf_header
 from ida_tui.config.models.gguf_header import BLOCKS, GgufError, read_header
 from ida_tui.config.schema import ModelConfig
 from tests.support.gguf_files import write_gguf
@@ -62,6 +64,24 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(whole: Path, tmp_path: Path)
         cut.write_bytes(data[:length])
         with pytest.raises(GgufError, match=r"is truncated|is no GGUF file"):
             gguf.read_model(cut)
+
+
+def test_a_header_that_is_too_long_is_not_called_truncated(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 1 << 10)
+    assert "has a header of more than 0 MB" in str(gguf_header._read_cached(whole, -1, -1))
+
+
+def test_a_file_that_was_refused_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "old.gguf"
+    file.write_bytes(_file(version=1))
+    for _ in range(2):
+        with pytest.raises(GgufError, match="unknown version 1"):
+            read_header(file)
+        monkeypatch.delattr(gguf_header, "_Reader", raising=False)
 
 
 def _entry(key: str, kind: int, value: bytes) -> bytes:
@@ -165,6 +185,21 @@ def test_copies_share_a_folder_and_other_weights_get_another(whole: Path, tmp_pa
 
     assert gguf.unpacked_folder(copy) == gguf.unpacked_folder(whole)
     assert gguf.unpacked_folder(other) != gguf.unpacked_folder(whole)
+
+
+def test_a_fingerprint_takes_little_memory_wherever_the_tensors_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "late.gguf"
+    file.write_bytes(_file(tensors=1, body=_tensor("a", 8, offset=64 << 20)))
+    os.truncate(file, 80 << 20)
+    monkeypatch.setattr(gguf, "MAX_HEADER_BYTES", 1 << 20)
+    tracemalloc.start()
+    try:
+        gguf.fingerprint(file)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_large_quantized_model_is_stored_in_16_bits() -> None:

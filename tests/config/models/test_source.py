@@ -66,7 +66,7 @@ def test_a_place_without_a_model_is_refused_with_the_next_step(
     assert fix in found[1]
 
 
-def _ollama(folder: Path, name: str, layers: list[dict[str, str]]) -> None:
+def _ollama(folder: Path, name: str, layers: object) -> None:
     manifest = folder / "manifests" / name
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"layers": layers}))
@@ -88,11 +88,13 @@ def test_a_model_of_ollama_is_the_blob_that_its_manifest_names(
     _ollama(tmp_path, "hf.co/org/repo/Q4_K_M", [model])
     _ollama(tmp_path, "registry.ollama.ai/library/tuned/latest", [model, adapter])
     _ollama(tmp_path, "registry.ollama.ai/library/odd/latest", [{**model, "digest": "../x"}])
+    _ollama(tmp_path, "registry.ollama.ai/library/number/latest", 5)
 
     for name in ("llama3.2:1b", "someone/theirs", "hf.co/org/repo:Q4_K_M"):
         assert find_source(f"ollama:{name}").place == blob
     assert "adapter" in str(find_source("ollama:tuned").problem)
     assert "no single file" in str(find_source("ollama:odd").problem)
+    assert "no single file" in str(find_source("ollama:number").problem)
     blob.unlink()
     missing = find_source("ollama:llama3.2:1b").problem
     assert missing == (
