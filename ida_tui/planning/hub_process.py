@@ -7,19 +7,19 @@ standard output: the bytes that it has so far, then the answer or the error. It 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
+
+from ida_tui.util.safe_files import locked_file
 
 CHUNK_BYTES = 1 << 18
 """Bytes that are read from the network at once; as many can be lost when the download is cut off."""
@@ -171,12 +171,12 @@ def _complete_blob(
     )
     blob = blobs / metadata.etag
     blobs.mkdir(parents=True, exist_ok=True)
-    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+    if urlsplit(metadata.location)[:2] != urlsplit(url)[:2]:
         # A file of the Hub may lie on another host; its address carries a signature, and the token is
         # for the Hub alone.
         headers.pop("authorization", None)
     partial = blob.with_name(f"{blob.name}.ida-tui.incomplete")
-    with _locked(partial) as file:
+    with locked_file(partial) as file:
         if blob.exists():
             partial.unlink(missing_ok=True)
             return
@@ -197,16 +197,6 @@ def _complete_blob(
             partial.unlink(missing_ok=True)
             raise _DamagedDownload(f"{name} is damaged")
         partial.replace(blob)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading and writing, after every other process that has it is done."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield file
 
 
 class _CountedFile:

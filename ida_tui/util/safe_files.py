@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -69,6 +70,22 @@ def open_appended(path: Path) -> BinaryIO:
         OSError: the file cannot be opened, is a link, or is not a regular file.
     """
     return os.fdopen(open_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab")
+
+
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading and writing, once no other process has it open so; created if it is missing.
+
+    Some network file systems have no locks; there, nothing waits.
+
+    Raises:
+        OSError: the file cannot be opened, is a link, or is not a regular file.
+    """
+    descriptor = open_descriptor(path, os.O_RDWR | os.O_CREAT)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

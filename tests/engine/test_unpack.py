@@ -144,6 +144,18 @@ def test_weights_that_are_no_numbers_or_do_not_fit_on_the_disk_are_refused(
         unpack.unpack(write_gguf(tmp_path / "tiny.gguf"))
 
 
+def test_a_cache_that_cannot_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path / "file"))
+    config = ModelConfig(path=str(write_gguf(tmp_path / "tiny.gguf")))
+
+    with pytest.raises(IdaError, match=r"could not be unpacked into .*: Not a directory") as error:
+        load_tokenizer(config)
+    assert "IDA_TUI_CACHE_DIR" in error.value.hint
+
+
 def test_a_run_names_its_file_and_says_if_it_resumes_with_another(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", quantization="Q8_0")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

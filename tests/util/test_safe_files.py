@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ida_tui.util import safe_files
+from ida_tui.util.safe_files import locked_file
 from ida_tui.util.text import as_json, parse_json
 
 
@@ -82,6 +85,19 @@ def test_a_file_with_a_second_name_is_copied_before_it_is_changed() -> None:
 
     assert Path("entry").read_text() == "kept and more"
     assert Path("backup").read_text() == "kept"
+
+
+def test_a_locked_file_is_open_in_one_process_at_a_time() -> None:
+    path = Path("file")
+    code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    with locked_file(path) as file:
+        file.write(b"x")
+        assert subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, check=False
+        ).returncode
+    assert not subprocess.run([sys.executable, "-c", code, path], check=False).returncode
+    assert path.read_bytes() == b"x"
 
 
 def test_a_replaced_directory_contains_only_what_was_written() -> None:

@@ -6,14 +6,12 @@ completed anyway. The weights are unpacked one tensor at a time, so a large mode
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,8 +24,9 @@ from ida_tui.config.model_files import find_damaged_weights
 from ida_tui.config.models import gguf
 from ida_tui.config.models.gguf_header import GgufHeader, Tensor, read_header
 from ida_tui.errors import IdaError
-from ida_tui.util.format import format_size
+from ida_tui.util.format import format_count, format_size
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import locked_file
 
 WEIGHTS_FILE = "model.safetensors"
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
@@ -52,36 +51,41 @@ def unpack(file: Path) -> Path:
         IdaError: the file cannot be unpacked, or the disk is too full.
     """
     folder = gguf.unpacked_folder(file)
-    with _locked(folder):
-        if (folder / WEIGHTS_FILE).is_file() and not find_damaged_weights(folder):
-            return folder
-        shutil.rmtree(folder, ignore_errors=True)
-        model = gguf.read_model(file)
-        free = shutil.disk_usage(folder.parent).free
-        if free < 1.1 * model.unpacked_bytes:
-            raise IdaError(
-                f"{file.name} needs {format_size(model.unpacked_bytes)} of disk space to be unpacked,"
-                f" but {display_path(folder.parent)} has {format_size(free)}",
-                "free up space, or set IDA_TUI_CACHE_DIR to a folder on another disk",
-            )
-        writing = folder.with_name(f".{folder.name}-writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        try:
-            writing.mkdir()
-            _write_model(model, read_header(file), writing)
-            writing.replace(folder)
-        finally:
-            shutil.rmtree(writing, ignore_errors=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(folder.with_name(f".{folder.name}.lock")):
+            if not (folder / WEIGHTS_FILE).is_file() or find_damaged_weights(folder):
+                _unpack_into(folder, file)
+    except OSError as error:
+        if error.errno is None:  # transformers raises it for what a file contains
+            raise
+        raise IdaError(
+            f"{file.name} could not be unpacked into {display_path(folder.parent)}: {error.strerror}",
+            "make room there, or set IDA_TUI_CACHE_DIR to another folder that can be written to",
+        ) from None
     return folder
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let only one process unpack a file at a time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _unpack_into(folder: Path, file: Path) -> None:
+    """Replace a folder by the unpacked model of a GGUF file."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model = gguf.read_model(file)
+    free = shutil.disk_usage(folder.parent).free
+    if free < 1.1 * model.unpacked_bytes:
+        raise IdaError(
+            f"{file.name} needs {format_size(model.unpacked_bytes)} of disk space to be unpacked,"
+            f" but {display_path(folder.parent)} has {format_size(free)}",
+            "free up space, or set IDA_TUI_CACHE_DIR to a folder on another disk",
+        )
+    # Its name is the same in every process, so that what a killed one has left is removed.
+    writing = folder.with_name(f".{folder.name}-writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    try:
+        writing.mkdir()
+        _write_model(model, read_header(file), writing)
+        writing.replace(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
 
 
 def _write_model(model: gguf.GgufModel, header: GgufHeader, folder: Path) -> None:
@@ -161,7 +165,8 @@ def _write_weights(
     names = _weight_names(model, structure)
     tensors = [tensor for tensor in header.tensors if tensor.name != gguf.ROPE_FACTORS]
     if unknown := [tensor.name for tensor in tensors if tensor.name not in names]:
-        raise ValueError(f"{len(unknown)} of its tensors are unknown, such as {unknown[0]}")
+        count = format_count(len(unknown), "unknown tensor")
+        raise ValueError(f"it has {count}, such as {unknown[0]}")
     stored = ["float32" if len(tensor.shape) == 1 else model.stored_dtype for tensor in tensors]
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
