@@ -135,7 +135,7 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
         return _inspect_gguf(model, source.place)
     location: Literal["embedded", "folder", "cache", "hub"] = "hub"
     folder = source.place
-    if source.kind in ("embedded", "folder") and folder is not None:
+    if source.kind in ("embedded", "folder"):
         location = source.kind
     elif (cached := _cached_snapshot(model)) is not None:
         location, folder = "cache", cached

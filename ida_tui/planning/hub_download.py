@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ida_tui.config.model_files import hub_cache, inspect_model
@@ -126,7 +127,10 @@ def _bytes_here(model: ModelConfig, found: HubModel) -> int:
     folder = inspect_model(model).folder
     whole = [name for name in found.weight_files() if folder and (folder / name).exists()]
     blobs = hub_cache() / f"models--{model.path.replace('/', '--')}" / "blobs"
-    parts = sum(part.stat().st_size for part in blobs.glob("*.ida-tui.incomplete"))
+    parts = 0
+    for part in blobs.glob("*.ida-tui.incomplete"):
+        with suppress(FileNotFoundError):  # another process may complete it meanwhile
+            parts += part.stat().st_size
     return sum(found.files[name] for name in whole) + parts
 
 

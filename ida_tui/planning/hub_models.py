@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -260,7 +261,8 @@ def ask_hub(
         process.kill()
         process.wait()
         reader.join()
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # of a request that was not read
+            process.stdin.close()
         process.stdout.close()
 
 
@@ -325,11 +327,12 @@ def require_loadable(found: HubModel) -> None:
     unpacked = f", such as {found.base_model}" if found.base_model else ""
     if gguf := [name for name in names if name.endswith(".gguf")]:
         shown = ", ".join(gguf[:3]) + (", …" if len(gguf) > 3 else "")
+        file = shlex.quote(one_line(gguf[0]))  # a stranger chose the name
         raise IdaError(
             f"{found.path} has only GGUF files: {one_line(shown)}",
             f"take the model in safetensors{unpacked}: model=ORG/NAME\n"
-            f"or name one file: hf download {found.path} {one_line(gguf[0])} --local-dir .\n"
-            f"then: model.path={one_line(gguf[0])}",
+            f"or name one file: hf download {found.path} {file} --local-dir .\n"
+            f"then: model.path={file}",
             where="model.path",
         )
     if "adapter_config.json" in names:
@@ -377,8 +380,8 @@ def hub_error(model: ModelConfig, kind: str, text: str) -> IdaError:
     if kind == "disk":
         return IdaError(
             f"{name} could not be written to {hub_cache()}: {text}",
-            "free up space there, or set HF_HOME to a folder on another disk; the download continues where it"
-            " stopped",
+            "free up space there, make the folder writable, or set HF_HOME to another one; the download"
+            " continues where it stopped",
         )
     if kind in ("damaged", "file"):
         return IdaError(

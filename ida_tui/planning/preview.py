@@ -207,7 +207,7 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
             f"on this machine{place}, {packed.quantization}{size}\n"
             f"{done} to {unpacked}, in {display_path(cache_folder())}"
         )
-    if files.location == "gguf":
+    if files.location in ("folder", "gguf"):
         return "not on this machine"
     if files.location == "cache":
         if files.complete:

@@ -79,6 +79,19 @@ def test_weights_that_do_not_fit_on_the_disk_are_not_requested(
     assert not hub.file_requests("model.safetensors")
 
 
+def test_a_part_that_another_process_completes_meanwhile_is_not_missed(
+    hub: ModelHub, tmp_path: Path
+) -> None:
+    blobs = tmp_path / "cache" / "hub" / "models--org--tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "gone.ida-tui.incomplete").symlink_to(tmp_path / "gone")
+
+    fetch_small_files(MODEL)
+    fetch_weights(MODEL, on_progress=lambda progress: None)
+
+    assert inspect_model(MODEL).complete
+
+
 def test_a_model_on_this_machine_asks_the_hub_nothing(hub: ModelHub) -> None:
     model = ModelConfig(path="embedded")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -96,6 +99,13 @@ def test_a_name_that_the_hub_does_not_know_is_an_error(hub: ModelHub) -> None:
         hub_models.find_hub_model(ModelConfig(path="org/none"))
 
 
+def test_the_hub_is_not_asked_for_a_folder_that_is_missing(hub: ModelHub) -> None:
+    model = ModelConfig(path="./weights/mine")
+
+    assert hub_models.fetch_settings(model) is None
+    assert not hub.requests
+
+
 def test_a_hub_that_is_switched_off_by_the_user_is_not_asked(
     hub: ModelHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,10 +151,28 @@ def test_a_token_in_the_environment_comes_first(
     assert hub_models.hub_token(tmp_path) == ""
 
 
+def test_a_process_that_ends_without_an_answer_is_a_hub_that_cannot_be_reached(
+    hub: ModelHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def start_and_wait(*arguments: Any, **options: Any) -> Any:
+        process = start(*arguments, **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(hub_models, "hub_process", SimpleNamespace(__name__="no_such_module"))
+    monkeypatch.setattr(subprocess, "Popen", start_and_wait)
+
+    with pytest.raises(HubUnreachable, match="no answer"):
+        hub_models.find_hub_model(ModelConfig(path="org/tiny"))
+
+
 @pytest.mark.parametrize(
     ("files", "title", "hint"),
     [
         (["x-Q4_K_M.gguf", "README.md"], "has only GGUF files: x-Q4_K_M.gguf", "model.path=x-Q4"),
+        (["x;$(y).gguf"], "has only GGUF files", "model.path='x;$(y).gguf'"),
         (["adapter_config.json", "adapter_model.safetensors"], "is an adapter", "base model"),
         (["config.json", "pytorch_model.bin"], "no weights in safetensors", "safetensors"),
         (["config.json", "README.md"], "has no weights", "transformers version"),
