@@ -99,14 +99,11 @@ def run(options: Namespace) -> ExitCode:
     if not weights.is_final:
         print_status(f"! the run did not finish; these are the weights of {weights.label}")
     from ida_tui.engine import libraries
-    from ida_tui.planning.hub_download import fetch_small_files, require_model_here
+    from ida_tui.planning.hub_download import require_model_here
 
     # This must run before torch is imported. A push needs the hub, which a local model does not.
     libraries.set_library_defaults(None if options.push else config.model.folder())
-    if kind == "adapter":
-        fetch_small_files(config.model)
-    else:
-        require_model_here(config.model, print_status, uploads=bool(options.push))
+    require_model_here(config.model, print_status, uploads=bool(options.push))
     replaced = exports.is_export(target)
     with exports.staged_directory(target) as folder:
         written = _write_export(
