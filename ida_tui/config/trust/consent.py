@@ -27,6 +27,7 @@ from dotenv import dotenv_values
 from ida_tui.config import profiles
 from ida_tui.config.data.source import is_hub_id
 from ida_tui.config.schema import MAX_PANEL, Config, JudgeConfig
+from ida_tui.config.scoring.reward_files import parse_reference
 from ida_tui.config.trust.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
@@ -48,7 +49,7 @@ CONSENT_KEYS = (
 )
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
 SHIPPED_FUNCTIONS = "ida_tui.rewards.shipped."
-"""Start of the references to the reward functions of this package."""
+"""Start of the names of the modules with reward functions that ship with ida-tui."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
 _MAX_FILE_BYTES = 1_000_000
@@ -347,10 +348,18 @@ def _code_sources(config: Config, run: Path | None) -> Iterator[str]:
 def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
     """The axes computed by functions that do not ship with ida-tui, each with its function and options."""
     for name, axis in config.rubric.computed_axes.items():
-        if axis.function.startswith(SHIPPED_FUNCTIONS):
+        if _is_shipped(axis.function):
             continue
         options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
         yield name, f"{axis.function}{options}"
+
+
+def _is_shipped(function: str) -> bool:
+    """Whether a reference names a module of ida-tui; a file or an entry point may have a similar name."""
+    try:
+        return parse_reference(function).module.startswith(SHIPPED_FUNCTIONS)
+    except UsageError:
+        return False
 
 
 def is_consent_key(key: str) -> bool:

@@ -353,3 +353,6 @@ def test_functions_that_ship_with_the_program_need_no_consent() -> None:
     assert missing(profile(rubric.format("ida_tui.util.text:one_line"))) == {
         ("ida_tui.util.text:one_line",)
     }
+    assert consent._is_shipped(shipped)
+    for similar in ("ida_tui.rewards.shipped.x", "ida_tui.rewards.shipped.x.py:f"):
+        assert not consent._is_shipped(similar)
