@@ -137,6 +137,10 @@ def _find_impossible_value(event: Event) -> str:
             return f"scores: more than {MAX_AXES} axes"
         if event.reward is not None and all(score is None for score in event.scores.values()):
             return "reward: must be null if all scores are null"
+    if isinstance(event, EvaluationFinished) and not all(
+        share.is_possible for share in event.shares.values()
+    ):
+        return "shares: the number of answers is impossible"
     return ""
 
 

@@ -44,6 +44,11 @@ class AnswerShare(NamedTuple):
     high: float
 
     @property
+    def is_possible(self) -> bool:
+        """Whether there is an answer, and no more hits than answers; a stranger's file may say otherwise."""
+        return 0 <= self.hits <= self.answers and self.answers > 0
+
+    @property
     def value(self) -> float:
         """The share, from 0 to 1."""
         return self.hits / self.answers

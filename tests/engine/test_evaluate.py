@@ -280,6 +280,15 @@ def test_an_axis_of_0_and_1_is_a_share_with_counts_and_intervals(tmp_path: Path)
 
     folder = evaluations.write_evaluation(RunDirectory(tmp_path), evaluation, answers)
     assert evaluations.read_evaluation(folder) == evaluation
+    file = folder / evaluations.FIGURES_FILE
+    body = json.loads(file.read_text())
+    body["everyday"] = [10**400] * 7
+    file.write_text(json.dumps(body))
+    assert evaluations.read_evaluation(folder) is None
+    del body["everyday"]
+    body["figures"][0]["base_share"] = [1, 0, 0.0, 0.0]
+    file.write_text(json.dumps(body))
+    assert evaluations.read_evaluation(folder) is None
 
 
 def test_an_axis_with_other_scores_is_a_mean() -> None:

@@ -209,7 +209,15 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         notes = tuple(body.pop("notes", ()))
         axes = tuple(Axis(*axis) for axis in body.pop("axes", IDA_AXES))
         return Evaluation(figures=figures, notes=notes, axes=axes, everyday=everyday, **body)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ):
         return None
 
 
@@ -217,6 +225,8 @@ def _figure(fields: dict[str, Any]) -> Figure:
     shares = {
         key: AnswerShare(*fields[key]) for key in ("base_share", "tuned_share") if fields.get(key)
     }
+    if not all(share.is_possible for share in shares.values()):
+        raise ValueError("the share of an axis is impossible")
     return Figure(**fields | shares)
 
 
