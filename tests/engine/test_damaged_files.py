@@ -57,7 +57,7 @@ def load_all(folder: Path) -> None:
         (write("model.safetensors", b"\xff" * 99), "model.safetensors is empty or truncated"),
         (set_config(vocab_size=1600), "model.embed_tokens.weight has another shape"),
         (set_config(rms_norm_eps="x"), "rms_norm_eps"),
-        (set_config(model_type="gpt2"), "weights are missing, such as"),
+        (set_config(model_type="gpt2"), "weights, such as"),
         (write("tokenizer.json", b"{}"), "its files are damaged or do not belong together"),
         (write("tokenizer.json", b"\x00"), "cannot load the model in"),
         (write("chat_template.jinja", b"{% for"), "the chat template of model model is broken"),

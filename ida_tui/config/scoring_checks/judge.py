@@ -12,6 +12,7 @@ from ida_tui.config.trust.endpoint import base_url_problem
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.format import format_count
 from ida_tui.util.secrets import is_variable_name
 from ida_tui.util.text import quoted
 
@@ -137,7 +138,7 @@ def _check_one(key: str, judge: JudgeSettings, today: date) -> Iterator[Finding]
         return
     if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
-        text = f"{name} retires on {judge.shutdown_date} ({days} day{'s' if days != 1 else ''})"
+        text = f"{name} retires on {judge.shutdown_date} ({format_count(days, 'day')})"
         if days == 0:
             text = f"{name} retires today ({judge.shutdown_date})"
         elif days < 0:

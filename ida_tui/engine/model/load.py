@@ -25,6 +25,7 @@ from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.engine.model.quantize import loading_arguments, use_packed_layers
 from ida_tui.engine.model.unpack import unpack
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
+from ida_tui.util.format import format_count
 
 logger = logging.getLogger("ida_tui")
 """Its warnings are shown in the run, like those of the libraries."""
@@ -207,14 +208,14 @@ def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
     """How the weights differ from what config.json and the tokenizer say; empty if they agree."""
     # transformers fills absent weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
-        return f"{len(missing)} of its weights are missing, such as {missing[0]}"
+        return f"its files lack {format_count(len(missing), 'weight')}, such as {missing[0]}"
     if mismatched := sorted(str(row[0]) for row in report["mismatched_keys"]):
         return f"{mismatched[0]} has another shape than config.json says"
     refused, unused = _sort_unexpected(report["unexpected_keys"], loaded.config.get_text_config())
     if refused:
         return (
-            f"its files have {len(refused)} tensor{'s' * (len(refused) != 1)} that its configuration"
-            f" does not describe, such as {refused[0]}"
+            f"its files have {format_count(len(refused), 'tensor')} that its configuration does not"
+            f" describe, such as {refused[0]}"
         )
     for kind, count in unused.items():
         verb = "tensor %s is" if count == 1 else "tensors %s are"
