@@ -110,7 +110,7 @@ def _bars(figure: Figure) -> Iterator[str]:
             ' stroke="#eceff4" stroke-width="1.5"/>'
         )
         yield _text(left, y + 46, f"{100 * share.value:.0f}% ({share.hits}/{share.answers})")
-    yield _text(660, 246, "bars: 95% intervals", "quiet")
+    yield _text(660, 246, "lines: 95% intervals", "quiet")
 
 
 def _answers(answers: Sequence[EvaluatedAnswer], axis: str) -> Iterator[str]:
