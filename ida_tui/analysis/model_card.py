@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -176,7 +177,8 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
     yield ""
     if inputs.kind == "gguf":
         arguments = inputs.config.model.chat_template_kwargs
-        extra = f" --chat-template-kwargs '{json.dumps(arguments)}'" if arguments else ""
+        quoted = shlex.quote(json.dumps(arguments))
+        extra = f" --chat-template-kwargs {quoted}" if arguments else ""
         yield f"With llama.cpp: `llama-cli -m FILE.gguf{extra}`. LM Studio can load the same file."
         yield ""
         yield "With Ollama: `ollama create NAME -f Modelfile`, then `ollama run NAME`."

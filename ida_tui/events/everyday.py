@@ -21,7 +21,7 @@ MAX_PERPLEXITY_RATIO = 1.5
 
 
 def bounds_problems(figures: EverydayFigures) -> list[str]:
-    """What is outside of the bounds, each as a phrase; empty if nothing is."""
+    """What is outside the bounds, each as a phrase; empty if nothing is."""
     return list(_problems(figures))
 
 

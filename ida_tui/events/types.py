@@ -385,7 +385,7 @@ class RunPaused:
 
     @property
     def cause(self) -> str:
-        """What the run waits for, where it waits for scores: `its judge` or `its reward functions`."""
+        """What failed, in a run that waits for scores: `its judge` or `its reward functions`."""
         return "its reward functions" if self.functions_failed else "its judge"
 
 

@@ -216,7 +216,7 @@ def _axis_shares(inputs: ReportInputs) -> Iterator[KeyFigure]:
     for axis, (old, new) in known.items():
         value = f"{format_percent(old.value)} → {format_percent(new.value)}"
         note = (
-            f"{old.hits} → {new.hits} of {new.answers} answers; 95% interval after training"
+            f"{old.hits} of {old.answers} answers → {new.hits} of {new.answers}; 95% interval after training"
             f" {format_percent(new.low)} to {format_percent(new.high)}"
         )
         yield KeyFigure(f"{axis}, held out", value, note)

@@ -54,7 +54,7 @@ class EquivalenceCheck:
     logit_difference: float
     """Relative L2 norm of the difference of the logits; not finite if a logit is not finite."""
     on_packed: EquivalenceCheck | None = None
-    """The same comparison with the adapter on the packed weights of its training; None without them."""
+    """Comparison with the packed weights that the adapter was trained on; None if they were not packed."""
 
     @property
     def passed(self) -> bool:

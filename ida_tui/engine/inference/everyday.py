@@ -83,7 +83,7 @@ class EverydayCheck:
         ]
 
     def compare(self, before: Sequence[EverydayAnswer], model: Any) -> EverydayFigures | None:
-        """The figures of both models; None if the answers of before are those to other questions.
+        """The figures of both models; None if the untrained model answered other questions.
 
         Args:
             before: what `answer` returned for the untrained model.

@@ -1,4 +1,4 @@
-"""Check that a loaded model computes finite numbers, before anything is sampled from it."""
+"""Check of a loaded model for outputs that are not finite, before anything is sampled from it."""
 
 from __future__ import annotations
 

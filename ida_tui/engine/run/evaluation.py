@@ -286,7 +286,7 @@ def _ask_everyday_questions(
         )
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
     elif problems := bounds_problems(figures):
-        text = f"the answers to everyday questions are outside of the bounds: {', '.join(problems)}"
+        text = f"the answers to everyday questions are outside the bounds: {', '.join(problems)}"
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
     return figures
 

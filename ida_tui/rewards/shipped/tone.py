@@ -37,7 +37,9 @@ def courtesy(completions: Sequence[str], prompt: str) -> list[float]:
 
 
 def brevity(completions: Sequence[str], prompt: str, words: int = 40) -> list[float]:
-    """1 for an answer that ends its last sentence within a number of words, less for a longer one.
+    """1 for an answer within a number of words, less for a longer one.
+
+    0 for one that stops in the middle of a sentence or has under four words.
 
     Args:
         completions: the answers to a prompt.
