@@ -3,7 +3,7 @@
 A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and
 suggests the closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note
 in the log.
-`tests/engine/test_precision.py` trains every row and shows that the omitted combinations fail.
+`tests/engine/model/test_precision.py` trains every row and shows that the omitted combinations fail.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"uv sync\b.*": "changes this environment",
     r"git clone <this repository> ida-tui && cd ida-tui": "there is no repository to clone",
     r"git clone .*/llama\.cpp": "needs a network",
-    r"LLAMA_CPP=.*": "tests/engine/test_gguf.py calls a stand-in for the converter",
+    r"LLAMA_CPP=.*": "tests/engine/export/test_gguf.py calls a stand-in for the converter",
     r"uv run|uv tool|uv tool install|pipx install|ida-tui-viewer": "mentions a program",
     r"uv build --wheel\b.*|uvx --from dist/.*": "tests/test_wheel.py does it",
     r"(uv tool|pipx) install (--torch-backend=cpu )?dist/.*": "tests/test_wheel.py does it",
@@ -58,7 +58,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"export OPENAI_API_KEY=sk-\.\.\.": "a shell builtin",
     r"export LLAMA_CPP=\$\(scripts/llama_cpp\.sh\)": ".ci/run does it",
     r"source <\(ida-tui completions bash\)": "tests/cli/test_completion.py sources it",
-    r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
+    r"kill\b.*": "tests/engine/run/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
     r".* model=(ollama|lmstudio):.*": "names a model that is not installed",
@@ -321,7 +321,7 @@ def _chat(options: Namespace, rest: list[str]) -> str:
 
 
 def _export(options: Namespace, rest: list[str]) -> str:
-    """Run plain exports; tests/engine/test_export.py covers other formats, other directories and the hub."""
+    """Run plain exports; tests of exports cover other formats, other directories and the hub."""
     if options.gguf or options.dtype or options.push or options.output:
         return ""
     overwrite = [] if options.overwrite else ["--overwrite"]

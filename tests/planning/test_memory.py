@@ -26,7 +26,7 @@ from ida_tui.planning import memory
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.system.memory_limit import memory_limit
-from tests.engine.test_stopping import read_until, start
+from tests.engine.run.test_stopping import read_until, start
 from tests.support.patience import PATIENCE_S
 
 GB = 1e9

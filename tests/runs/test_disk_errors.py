@@ -27,8 +27,8 @@ from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import RECREATED_NOTICE, EventLog
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store import checkpoints
-from tests.engine.test_control import SHORT, STEP_CALLS
-from tests.engine.test_stopping import read_until, start
+from tests.engine.run.test_control import SHORT, STEP_CALLS
+from tests.engine.run.test_stopping import read_until, start
 from tests.support.judge_server import Gate, ScriptedJudge
 from tests.support.patience import PATIENCE_S
 

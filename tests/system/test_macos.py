@@ -19,8 +19,8 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
-from tests.engine.test_control import STEP_CALLS
-from tests.engine.test_stopping import LONG, kill, read_until, start
+from tests.engine.run.test_control import STEP_CALLS
+from tests.engine.run.test_stopping import LONG, kill, read_until, start
 from tests.support.judge_server import Gate, ScriptedJudge
 
 GB = 10**9

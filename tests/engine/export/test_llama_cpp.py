@@ -20,7 +20,7 @@ from ida_tui.config.schema import Prompt
 from ida_tui.engine.export import gguf
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
-from tests.engine.test_export import tuned_greedy_answers
+from tests.engine.export.test_export import tuned_greedy_answers
 from tests.support.llama_server import llama_server
 
 pytestmark = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from ida_tui.errors import UsageError
 from ida_tui.events.types import Noticed
 from ida_tui.planning.adapter_size import adapter_parameters
 from ida_tui.runs.log.reader import read_events
-from tests.engine.test_weight_change import change_of_merged_model
+from tests.engine.model.test_weight_change import change_of_merged_model
 from tests.engine.trainer.test_num_iterations import copy_until
 
 SHORT = (

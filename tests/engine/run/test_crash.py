@@ -10,7 +10,7 @@ import pytest
 from ida_tui.engine.run import crash_log
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.runs.directory import RunDirectory
-from tests.engine.test_control import SHORT
+from tests.engine.run.test_control import SHORT
 from tests.support.judge_server import ScriptedJudge
 
 KEY = "sk-test-0123456789"

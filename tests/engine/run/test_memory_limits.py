@@ -16,7 +16,7 @@ import pytest
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import find_resume_point
-from tests.engine.test_stopping import kill, read_until
+from tests.engine.run.test_stopping import kill, read_until
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 

@@ -27,7 +27,7 @@ from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.system.clock import RunClock
-from tests.engine.test_stopping import LONG, kill, read_until, start
+from tests.engine.run.test_stopping import LONG, kill, read_until, start
 from tests.support.judge_server import Gate, ScriptedJudge
 from tests.support.patience import PATIENCE_S
 
