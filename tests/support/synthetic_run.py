@@ -96,6 +96,14 @@ def step_events(
     )  # fmt: skip
 
 
+def run_with_steps(steps: int = 3) -> list[ev.Event]:
+    """Events of a run of forty steps, of which `steps` have finished."""
+    events: list[ev.Event] = [ev.PhaseChanged(0, "load"), run_started(Path("run"))]
+    for step in range(1, steps + 1):
+        events += step_events(step, 40)
+    return events
+
+
 def run_events(
     directory: Path,
     steps: int,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from textual.widgets import Static
 from ida_tui.errors import IdaError
 from ida_tui.events import codec
 from ida_tui.events import types as ev
-from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import Record
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
@@ -23,12 +20,9 @@ from ida_tui.tui.run_view.sources import LiveSource, SourceKind
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.run import scores
-from ida_tui.tui.screens.run.health import step_metrics
-from ida_tui.tui.screens.run.memory import render_gauge
-from ida_tui.tui.screens.run.progress import estimate_remaining_s
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
 from tests.support.scripted_session import ScriptedSession, run_ended, run_started, until_stopped
-from tests.support.synthetic_run import run_events, step_events
+from tests.support.synthetic_run import run_with_steps, step_events
 
 START = NOON - timedelta(seconds=60)
 
@@ -77,21 +71,9 @@ async def tick(app: IdaApp, pilot: Pilot[None]) -> None:
     await pilot.pause()
 
 
-def run_with_steps(steps: int = 3) -> list[ev.Event]:
-    """Events of a run of forty steps, of which `steps` have finished."""
-    events: list[ev.Event] = [ev.PhaseChanged(0, "load"), run_started(Path("run"))]
-    for step in range(1, steps + 1):
-        events += step_events(step, 40)
-    return events
-
-
 def pane_text(app: IdaApp, name: str) -> str:
     """The text in a pane."""
     return str(app.screen.query_one(f"#{name}", Static).render())
-
-
-def state_of(events: Iterable[ev.Event]) -> RunState:
-    return fold_all(Record(n, START.isoformat(), event) for n, event in enumerate(events))
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
@@ -399,20 +381,6 @@ def test_p_pauses_and_resumes_the_run_of_this_process() -> None:
     drive(scenario)
 
 
-def test_the_remaining_time_is_known_once_a_step_has_finished() -> None:
-    assert estimate_remaining_s(state_of(run_events(Path("run"), 0))) is None
-    assert estimate_remaining_s(state_of(run_with_steps(3))) == pytest.approx(37 * 3.5)
-
-
-def test_the_remaining_time_after_a_resume_is_estimated_from_the_steps_since_then() -> None:
-    step = state_of(run_with_steps(1)).steps[0]
-    faster = replace(step, step=4, seconds={"generate": 1.0})
-    resumed = [*run_with_steps(3), ev.RunResumed(3)]
-
-    assert estimate_remaining_s(state_of(resumed)) == pytest.approx(37 * 3.5)
-    assert estimate_remaining_s(state_of([*resumed, faster])) == pytest.approx(36 * 1.0)
-
-
 def test_the_clock_of_the_run_and_of_scoring_leave_out_a_pause() -> None:
     current_time = [NOON]
 
@@ -432,43 +400,6 @@ def test_the_clock_of_the_run_and_of_scoring_leave_out_a_pause() -> None:
         assert "● scoring 12.0 s" in pane_text(app, "judge")
 
     drive(scenario, app=IdaApp(clock=lambda: current_time[0]))
-
-
-def test_memory_near_the_limit_is_labeled() -> None:
-    def gauge_text(share: float) -> str:
-        return render_gauge(int(share * 48e9), 48e9, 40)[0].plain
-
-    assert gauge_text(0.5).endswith(" 50%")
-    assert gauge_text(0.86).endswith(" 86% high")
-    assert gauge_text(0.97).endswith(" 97% critical")
-
-
-def test_step_metrics_are_formatted() -> None:
-    assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
-
-
-def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens() -> None:
-    events = run_with_steps(3)
-    checked = [
-        replace(event, logprob_gap=2e-7)
-        if isinstance(event, ev.StepFinished) and event.step == 2
-        else event
-        for event in events
-    ]
-    unchecked, state = state_of(events), state_of(checked)
-    assert unchecked.logprob_gap is None
-    assert "logprob Δ" not in dict(step_metrics(unchecked))
-    assert dict(step_metrics(state))["logprob Δ"] == "2e-07"
-
-
-def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
-    (generated,) = state_of(run_with_steps(1)).steps
-    reusing = replace(
-        generated, step=2, reused_step=1, reward=None, loss=0.7, lengths=None, truncated=None
-    )
-    figures = dict(step_metrics(state_of([generated, reusing])))
-    assert figures["loss"] == "0.7"
-    assert figures["lengths"] == "60 (60–60)"
 
 
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:
