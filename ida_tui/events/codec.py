@@ -151,7 +151,10 @@ def _numeric_fields(event_type: str) -> tuple[str, ...]:
     return tuple(
         f.name
         for f in fields
-        if re.search(r"\b(?:int|float|Scores|Axis|JudgeWork|DownloadProgress)\b", str(f.type))
+        if re.search(
+            r"\b(?:int|float|Scores|Axis|JudgeWork|DownloadProgress|AnswerShare|EverydayFigures)\b",
+            str(f.type),
+        )
     )
 
 

@@ -135,6 +135,7 @@ def test_a_broken_line_in_the_middle_is_reported_with_its_line_number(tmp_path: 
         (sample_events.STEP, {"scores": {"align": 1e300}}),
         (sample_events.ALL[-2], {"shares": {"exact": [0, 0, 0.0, 0.0]}}),
         (sample_events.ALL[-2], {"shares": {"exact": [5, 3, 0.0, 1.0]}}),
+        (sample_events.ALL[-2], {"everyday": [5, *[1e300] * 6]}),
         (run_started(Path("run")), {"axes": []}),
         (run_started(Path("run")), {"axes": [["brief", "computed", 0, 1]] * 2}),
         (run_started(Path("run")), {"axes": [["brief", "guessed", 0, 1]]}),

@@ -23,6 +23,9 @@ from ida_tui.judge.calibration.cross_check import repetition_share
 from ida_tui.runs.store.baseline import EverydayAnswer
 from ida_tui.util.statistics import mean_of_known
 
+LARGEST_LOSS = 36.0
+"""Largest mean loss of a token that is told apart, in nats; an event can hold its exponential."""
+
 
 class EverydayCheck:
     """The first questions of the profile `everyday`, asked of the models of one run.
@@ -136,4 +139,4 @@ def _mean_repetition(answers: Sequence[EverydayAnswer]) -> float:
 def _perplexity(logprobs: Sequence[float], tokens: int) -> float:
     """The perplexity of answers with this number of tokens in all; the largest number for a broken model."""
     loss = -sum(logprobs) / max(1, tokens)
-    return math.exp(min(loss, 60.0)) if math.isfinite(loss) else math.exp(60.0)
+    return math.exp(min(loss, LARGEST_LOSS) if math.isfinite(loss) else LARGEST_LOSS)
