@@ -43,7 +43,12 @@ ALL: tuple[ev.Event, ...] = (
     ev.EvaluationFinished(
         "during", 20, 2, 0, 0, 0, 0, 0, 0, "offline heuristic", 1.0, unscored=1, cost=0.001,
         reward=0.5, scores={"brief": 0.5, "polite": None}, reward_by_prompt=(0.5, None), unlabeled=4,
+        shares={"brief": ev.AnswerShare(1, 2, 0.1, 0.9)}, judge_work=ev.JudgeWork(3, 1, 1, 0, 2.5, "timeout"),
     ),
-    ev.EvaluationFinished("after", 40, 30, 80, 79, 1, 0, 40, 40, "offline heuristic", 2.0),
+    ev.EvaluationFinished(
+        "after", 40, 30, 80, 79, 1, 0, 40, 40, "offline heuristic", 2.0,
+        shares={"brief": ev.AnswerShare(2, 2, 0.3, 1.0)},
+        everyday=ev.EverydayFigures(40, 60.0, 45.0, 0.03, 0.02, 2.05, 2.15),
+    ),
     ev.RunEnded("done", 0, 40, 0.296, 0.753, 0.48, 31.0, 0.01, "Training complete", "look at it"),
 )  # fmt: skip
