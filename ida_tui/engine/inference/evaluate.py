@@ -194,6 +194,9 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         made = format_count(len(answers[name]), "answer")
         on_progress(f"{label}: {made} in {time.monotonic() - started:.1f} s")
+        if check is not None:
+            questions = format_count(config.evaluation.everyday, "everyday question")
+            on_progress(f"{label}: answering {questions}…")
         if check is not None and name == "base":
             everyday.extend(check.answer(model))
         elif check is not None:
