@@ -337,7 +337,7 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
     assert row["served_model"] == "m-1"
     assert ida_tui_here("cache", "export", "verdicts.jsonl").code == 2
     assert ida_tui_here("cache", "clear").code == 2  # stdin is not a terminal
-    assert "1 verdicts deleted" in ida_tui_here("cache", "clear", "--yes").out
+    assert "1 verdict deleted" in ida_tui_here("cache", "clear", "--yes").out
     assert "verdicts  0" in ida_tui_here("cache", "show").out
 
 

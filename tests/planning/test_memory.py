@@ -322,9 +322,9 @@ def test_a_run_out_of_memory_is_saved_exits_with_4_and_resumes_as_its_low_memory
     limit = memory_limit().used / GB + 4
     run = start("oblit-1-mps", *overrides, "training.max_steps=500", f"limit_gb={limit:.2f}")
     read_until(run, "StepFinished", 2)
-    # Another process touches 8 GB, more than is left.
+    # Another process touches 6 GB, more than is left.
     hog = subprocess.Popen(
-        ["python3", "-c", "b = b'x' * 8_000_000_000; input()"], stdin=subprocess.PIPE
+        ["python3", "-c", "b = b'x' * 6_000_000_000; input()"], stdin=subprocess.PIPE
     )
     try:
         out, err = run.communicate(timeout=PATIENCE_S)

@@ -183,7 +183,12 @@ def test_a_gguf_file_has_the_runs_weights_tokenizer_and_chat_template(
     assert "checked the GGUF file: 46 tensors, all matrices match" in done.err
     folder = own_run / "export/gguf"
     (file,) = folder.glob("*.gguf")
-    assert {path.name for path in folder.iterdir()} == {"README.md", "export.json", file.name}
+    assert {path.name for path in folder.iterdir()} == {
+        "Modelfile",
+        "README.md",
+        "export.json",
+        file.name,
+    }
     assert file.read_bytes()[:4] == b"GGUF"
     for marker in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
         assert marker in file.read_bytes()

@@ -40,11 +40,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
         yield hub
 
 
-def test_a_run_downloads_its_model_as_events_and_trains_it(hub: ModelHub, ida_tui: Any) -> None:
+def test_a_run_downloads_its_model_as_events_and_trains_it(
+    hub: ModelHub, ida_tui_unprepared: Any
+) -> None:
     Path(".env").write_text("HF_TOKEN=hf_abcdefgh12345678\n")
     hub.gated["org/tiny"] = "hf_abcdefgh12345678"
 
-    done = ida_tui("--run", *SHORT)
+    # The libraries read where the Hub and its cache are when they are imported.
+    done = ida_tui_unprepared("--run", *SHORT)
 
     assert done.code == 0, done.err
     assert "✓ Downloading org/tiny (3.5 MB)" in done.out

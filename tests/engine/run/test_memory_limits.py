@@ -136,12 +136,16 @@ def test_a_step_over_the_shells_limit_loses_nothing() -> None:
 
 def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
     # The plan assumes answers of maximum length; the model's answers are short.
-    large_steps = ("training.max_completion_length=400", "training.per_device_train_batch_size=240")
-    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=9"])
+    large_steps = (
+        "training.max_completion_length=400",
+        "training.num_generations=8",
+        "training.per_device_train_batch_size=480",
+    )
+    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=16"])
     events = read_until(run, "CheckpointSaved", 1)
     kill(run)
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
-    assert "the limit is 9.0 GB; a checkpoint is saved after every step" in str(warning)
+    assert "the limit is 16.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 
