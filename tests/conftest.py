@@ -25,6 +25,13 @@ for variable in ("OMP_WAIT_POLICY", "TORCHDYNAMO_DISABLE"):
     os.environ.setdefault(variable, LIBRARY_DEFAULTS[variable])
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a test by the start of a long text or byte string, not by all of it."""
+    if isinstance(val, str | bytes) and len(val) > 80:
+        return f"{val[:40]!a}..."
+    return None
+
+
 @pytest.fixture(autouse=True)
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Isolate every test from the user's profiles, agreements, cache, keys and outputs, and from the Hub."""

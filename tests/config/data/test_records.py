@@ -123,7 +123,7 @@ def test_values_that_json_lacks_become_text_or_null() -> None:
         ("x.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "this line is not JSON", "x.jsonl:2"),
         ("x.jsonl", b'"a"\n', "this line is not a JSON object", "x.jsonl:1"),
         ("x.jsonl", b"9" * 5000, "this line is not JSON", "x.jsonl:1"),
-        ("x.jsonl", gzip.compress(b"{}"), "is compressed (gzip)", "x.jsonl"),
+        ("x.jsonl", gzip.compress(b"{}", mtime=0), "is compressed (gzip)", "x.jsonl"),
         ("x.json", b'{"a": [1], "b": [1, 2]}', "different lengths: a 1, b 2", "x.json"),
         ("x.json", b'["a"]', "this row is not an object", "x.json, row 1"),
         ("x.json", b"[", "the file is not JSON", "x.json"),
