@@ -32,7 +32,8 @@ from ida_tui.judge.backends.openai.group import (
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
-from ida_tui.judge.backends.openai.transport import ListedModel, ServerReply, Transport
+from ida_tui.judge.backends.openai.reply import ServerReply
+from ida_tui.judge.backends.openai.transport import ListedModel, Transport
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault, redact, unavailable_error
 from ida_tui.judge.verdict import JudgeRequest, Verdict

@@ -10,68 +10,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER_KEY, host_of, is_local
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
+from ida_tui.judge.backends.openai.reply import ServerReply, parse_reply
 from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, classify_response, redact
-from ida_tui.util.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
 LIST_MODELS_TIMEOUT_S = 5.0
-MAX_TOKENS = 10_000_000
-"""Largest token count to believe."""
-MAX_NAME_CHARS = 200
-"""Longest name of a model and longest fingerprint that are kept; the rest is cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerReply:
-    """A server's response with status 200."""
-
-    text: str
-    """The content of the message; empty if there is none."""
-    declined: bool
-    """Whether the judge refused or its output was filtered."""
-    truncated: bool
-    """Whether the reply reached the token limit."""
-    model: str | None
-    """The model that the server reports."""
-    fingerprint: str | None
-    """The `system_fingerprint` of the reply."""
-    input_tokens: int | None
-    """None if the server reports no usage."""
-    output_tokens: int | None
-
-
-class _ChatMessage(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _ChatChoice(BaseModel):
-    message: _ChatMessage
-    finish_reason: str | None = None
-
-
-class _TokenUsage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _ServerError(BaseModel):
-    message: str = ""
-
-
-class _ChatCompletion(BaseModel):
-    choices: list[_ChatChoice] = []
-    model: str | None = None
-    system_fingerprint: str | None = None
-    usage: _TokenUsage | None = None
-    error: _ServerError | None = None
 
 
 class ListedModel(BaseModel):
@@ -147,7 +96,7 @@ class Transport:
             return self._connection_fault(error)
         except self._openai.OpenAIError as error:
             return RequestFault("rejected", redact(str(error), self._key))
-        return self._parse_response(response.text)
+        return parse_reply(response.text, self._key)
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models listed at `/models`, a free request that also tests the key."""
@@ -182,31 +131,6 @@ class Transport:
             return RequestFault("transient", f"could not connect to {self.host}")
         return RequestFault("transient", f"the connection to {self.host} broke off")
 
-    def _parse_response(self, text: str) -> ServerReply | RequestFault:
-        try:
-            body = _ChatCompletion.model_validate_json(text)
-        except ValidationError:
-            return RequestFault(
-                "rejected",
-                "the response is not a chat completion; check that base_url ends in /v1",
-            )
-        if not body.choices:
-            message = body.error.message if body.error else ""
-            return RequestFault(
-                "transient", redact(message, self._key) or "the response has no choices"
-            )
-        choice = body.choices[0]
-        usage = body.usage or _TokenUsage()
-        return ServerReply(
-            text=choice.message.content or "",
-            declined=bool(choice.message.refusal) or choice.finish_reason == "content_filter",
-            truncated=choice.finish_reason == "length",
-            model=_short_name(body.model),
-            fingerprint=_short_name(body.system_fingerprint),
-            input_tokens=_token_count(usage.prompt_tokens),
-            output_tokens=_token_count(usage.completion_tokens),
-        )
-
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
@@ -218,15 +142,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
-
-
-def _short_name(name: str | None) -> str | None:
-    """A server's name for something, on one line; None if it is empty."""
-    if not name:
-        return None
-    return printable(name[:MAX_NAME_CHARS], " ")
-
-
-def _token_count(count: int | None) -> int | None:
-    """A count that the server reports; None if it is impossible, so that the call counts as unknown."""
-    return count if count is not None and 0 <= count <= MAX_TOKENS else None
