@@ -194,11 +194,14 @@ class JudgeClient:
         """
         partial: tuple[T, ServerReply] | None = None
         while True:
-            async with self._limiter.slot() as started_at:
+            async with self._limiter.slot() as call:
                 outcome = await self._send(question, state)
+                if isinstance(outcome, ServerReply):
+                    call.input_tokens = outcome.input_tokens
+                    call.output_tokens = outcome.output_tokens
             state.declined = False
             if isinstance(outcome, RequestFault):
-                failure = await self._handle_fault(outcome, state, started_at)
+                failure = await self._handle_fault(outcome, state, call.started_at)
             else:
                 self._limiter.on_success()
                 state.served_model = outcome.model
