@@ -73,9 +73,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Raw:
-    """Answer 200 with this body, which need not be a chat completion."""
+    """Answer with this body, which need not be a chat completion."""
 
     body: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -386,7 +388,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 )
                 self._send(behavior.status, {"error": error}, headers)
             elif isinstance(behavior, Raw):
-                self._send_text(200, behavior.body)
+                self._send_text(behavior.status, behavior.body, behavior.headers)
             elif isinstance(behavior, Wire):
                 self._write(behavior)
             else:
