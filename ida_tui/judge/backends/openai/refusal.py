@@ -113,7 +113,7 @@ def _names_own_field(name: str, places: Collection[str], text: str) -> bool:
     if any(re.search(exact, place) for place in places):
         return True
     if not re.search(r"[\W_]", name):
-        exact = rf"['\"`]{exact}['\"`]|(?:field|parameter|argument|property|key|input)s?:? {exact}"
+        exact = rf"['\"`]{exact}['\"`]|(?:field|parameter|argument|property|key|input)s?(?: \w+)?:? {exact}"
     return re.search(exact, text) is not None
 
 
