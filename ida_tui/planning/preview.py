@@ -23,11 +23,11 @@ from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
 from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.config.trust.endpoint import endpoint_source, may_get_variable
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
@@ -324,7 +324,7 @@ def _judge_text(judge: JudgeConfig) -> str:
     if judge.kind != "openai":
         return "offline heuristic   (no calls)"
     where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
-    return f"{name}   ({judge.model} at {where})"
+    return f"{name}   ({judge.model} at {where}{endpoint_source(judge.base_url)})"
 
 
 def _mode_text(config: Config) -> str:
@@ -350,7 +350,7 @@ def _plugin_label(name: str) -> str:
 def _key_status(judge: JudgeConfig) -> str:
     if judge.api_key_env is None:
         return "not needed"
-    if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
+    if not may_get_variable(judge.base_url, judge.api_key_env):
         return "not needed: the server is local, and the OpenAI key is not sent to it"
     source = key_source(judge)
     name = judge.api_key_env
