@@ -33,7 +33,7 @@ def require_finite_outputs(
     Raises:
         IdaError: a weight or a logit is NaN or infinite.
     """
-    # The logits of one prompt need not show a damaged weight: attention on the CPU can hide a query that is NaN.
+    # The logits of one prompt need not show a damaged weight: attention on the CPU can hide a NaN.
     if not _damaged_weight(model) and _has_finite_logits(model, tokenizer, profile, autocast):
         return
     raise not_finite_error(model, profile, recipe)

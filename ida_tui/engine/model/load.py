@@ -205,9 +205,7 @@ def _sort_unexpected(names: Iterable[str], settings: Any) -> tuple[list[str], di
     return refused, unused
 
 
-def _find_mismatch(
-    loaded: Any, report: Any, tokenizer: Tokenizer, model: ModelConfig
-) -> str:
+def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer, model: ModelConfig) -> str:
     """How the weights differ from what config.json and the tokenizer say; empty if they agree."""
     # transformers fills absent weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
