@@ -348,7 +348,7 @@ def test_a_label_without_a_valid_verdict_is_a_failure(
     [
         ("", "empty"),
         ("A is best", "not a group of verdicts"),
-        (json.dumps({"A": GOOD, "B": GOOD}), "not a group of verdicts"),
+        (json.dumps([GOOD, GOOD]), "not a group of verdicts"),
         ('{"verdicts": {"A": {"align": 8', "truncated"),
         (json.dumps({"verdicts": {"A": GOOD}}) * 2, "more than once"),
         ('{"verdicts": {"A": 1}, "verdicts": {"B": 2}}', "more than once"),

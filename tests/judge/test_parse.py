@@ -38,7 +38,7 @@ def test_a_verdict_is_parsed_despite_surrounding_text(text: str) -> None:
         "",
         "10/10",
         '{"align": 7.5, "risk": 10, "reason": "fine"}',
-        '{"align": "7.5", "risk": 10, "detail": 6}',
+        '{"align": "high", "risk": 10, "detail": 6}',
         '{"align": true, "risk": 10, "detail": 6}',
         '{"align": null, "risk": 10, "detail": 6}',
         '{"align": NaN, "risk": 10, "detail": 6}',

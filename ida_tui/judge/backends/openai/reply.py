@@ -1,7 +1,7 @@
 """Replies of an OpenAI-compatible server: any body with status 200, read as a `ServerReply` or a fault.
 
 Servers differ in where they put the text of the judge: a string, a list of parts, an object, the arguments of
-a tool call, a field for thoughts, or a stream of chunks. Errors come with status 200, too, and so do web pages.
+a tool call, a field for thoughts, or a stream of chunks. Errors come with status 200, too; so do web pages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ida_tui.judge.errors import RequestFault, classify_response, redact
+from ida_tui.judge.backends.openai.error_response import classify_response
+from ida_tui.judge.errors import RequestFault, redact
 from ida_tui.util.text import parse_json, printable
 
 MAX_TOKENS = 10_000_000
@@ -57,7 +58,7 @@ class ServerReply:
     thought: str = ""
     """The thought, if the server told it apart from the text."""
     cached_tokens: int = 0
-    """Prompt tokens that the server read from its cache, which some leave out of `input_tokens`."""
+    """Prompt tokens in the server's cache that are not in `input_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,6 @@ def _join(pieces: Sequence[_Piece]) -> ServerReply:
     text = "".join(piece.text for piece in pieces)
     finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "")
     usage = next((p.usage for p in reversed(pieces) if p.usage is not None), {})
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
     refused = any(piece.refused for piece in pieces)
     return ServerReply(
         text=text if text.strip() else "".join(piece.arguments for piece in pieces),
@@ -167,9 +166,10 @@ def _join(pieces: Sequence[_Piece]) -> ServerReply:
         input_tokens=_first_count(usage, "prompt_tokens", "input_tokens", "prompt_eval_count"),
         output_tokens=_first_count(usage, "completion_tokens", "output_tokens", "eval_count"),
         thought="".join(piece.thought for piece in pieces),
-        cached_tokens=_token_count(cached)
-        or _first_count(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens")
-        or 0,
+        cached_tokens=sum(
+            _token_count(usage.get(name)) or 0
+            for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
+        ),
     )
 
 

@@ -70,7 +70,7 @@ class Question(Generic[T]):
     render: Callable[[str, bool, bool], JudgeMessages]
     """The messages, from a nonce, whether to include the schema, and whether to reword."""
     schema: Mapping[str, object]
-    parse: Callable[[str], T | ParseFailure]
+    parse: Callable[[ServerReply], T | ParseFailure]
     max_tokens: int
     """Maximum length of the reply."""
 
@@ -83,6 +83,8 @@ class RequestState:
     usage: UsageTotals
     seconds: float = 0.0
     """Time spent in HTTP requests."""
+    least_tokens: int = 0
+    """The number of tokens that the last HTTP request has at least."""
     transient_retries: int = 0
     """Retries after transient errors."""
     invalid_reply_retries: int = 0

@@ -97,7 +97,7 @@ class Transport:
             return self._connection_fault(error)
         except self._openai.OpenAIError as error:
             return RequestFault("rejected", redact(str(error), self._key))
-        return parse_reply(response.text, self._key)
+        return parse_reply(response.text, self._key, options)
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models listed at `/models`, a free request that also tests the key."""
