@@ -1,6 +1,6 @@
 """Client of an OpenAI-compatible judge: retries each request until it gets a verdict or gives up.
 
-A request that the server refuses is sent again with fewer features (`Capabilities`). Transient errors
+A request that the server refuses is sent again with fewer features (`Discovery`). Transient errors
 are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
 that only the user can fix raises `JudgeUnavailable`.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL
+from ida_tui.judge.api_key import OPENAI_BASE_URL, is_local
 from ida_tui.judge.backends.openai.capabilities import (
     Capabilities,
     CapabilityStore,
@@ -23,6 +23,7 @@ from ida_tui.judge.backends.openai.capabilities import (
     OutputFormat,
 )
 from ida_tui.judge.backends.openai.context_limit import ContextLimit, least_tokens
+from ida_tui.judge.backends.openai.discovery import LEAD_S, Discovery, Turn
 from ida_tui.judge.backends.openai.first_verdict import FirstVerdict
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
@@ -34,7 +35,6 @@ from ida_tui.judge.backends.openai.notices import (
     cut_failure,
     cut_notice,
     no_verdict_notice,
-    thought_failure,
     thought_notice,
 )
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
@@ -76,8 +76,12 @@ class JudgeClient:
         limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
         budget: the budget; None is unlimited.
         on_throttled: called when calls are throttled.
-        warn: receives each notice about the server once.
+        warn: receives warnings for the user.
         retry_base_s: wait before the first retry of a transient error, in seconds.
+        lead_s: longest wait for the first request to an unknown endpoint, in seconds.
+
+    Raises:
+        JudgeUnavailable: the proxy cannot be used, or a header of the profile has no value.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class JudgeClient:
         on_throttled: OnThrottled = lambda fault, seconds, slots: None,
         warn: Callable[[str], object] = lambda text: None,
         retry_base_s: float = RETRY_BASE_S,
+        lead_s: float = LEAD_S,
     ) -> None:
         self._config = config
         self._rubric = rubric
@@ -108,9 +113,12 @@ class JudgeClient:
         self._retry_base_s = retry_base_s
         self.endpoint = endpoint_key(config)
         """The key under which the endpoint's capabilities are stored."""
-        self._capabilities = self._stored_capabilities = self._store.load_capabilities(
-            self.endpoint
+        self._stored_capabilities = self._store.load_capabilities(self.endpoint)
+        self._discovery = Discovery(
+            self._stored_capabilities, schema_field=is_local(config.base_url), lead_s=lead_s
         )
+        self._warn = warn
+        self._path_noted = False
         self._verified_formats: set[OutputFormat] = set()
         """Output formats that have produced a verdict."""
         self._transport = Transport(config, key)
@@ -118,7 +126,7 @@ class JudgeClient:
     @property
     def capabilities(self) -> Capabilities:
         """The capabilities of the endpoint, as far as they are known."""
-        return self._capabilities or Capabilities()
+        return self._discovery.current
 
     async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
         """Request a verdict on one completion.
@@ -230,8 +238,11 @@ class JudgeClient:
         """
         partial: tuple[T, ServerReply] | None = None
         while True:
+            await self._discovery.wait()
             async with self._limiter.slot() as call:
-                outcome = await self._send(question, state)
+                while (turn := self._discovery.take_turn()) is None:
+                    await self._discovery.wait()
+                outcome = await self._send(question, state, turn)
                 if isinstance(outcome, ServerReply):
                     call.input_tokens = outcome.input_tokens
                     call.output_tokens = outcome.output_tokens
@@ -244,7 +255,7 @@ class JudgeClient:
                 limit = await self._cut_at(question, outcome, state)
                 if limit is not None:
                     return cut_failure(limit)
-                parsed = self._parse_reply(question, outcome)
+                parsed = question.read(outcome)
                 problem = parsed if isinstance(parsed, ParseFailure) else None
                 if isinstance(parsed, ParsedGroup):
                     problem = parsed.failure
@@ -267,7 +278,13 @@ class JudgeClient:
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models that the endpoint lists, or why the list could not be read."""
-        return await self._transport.list_models()
+        models = await self._transport.list_models(self.capabilities)
+        if isinstance(models, RequestFault) and not self.capabilities.path:
+            wrong_path = models.status in (404, 405) or models.kind == "rejected"
+            if wrong_path and await self._transport.answers_at_fallback():
+                self._discovery.append_path()
+                return await self._transport.list_models(self.capabilities)
+        return models
 
     def unavailable_error(self, fault: RequestFault) -> JudgeUnavailable:
         """The error for a fault that only the user can fix."""
@@ -282,17 +299,26 @@ class JudgeClient:
         """Close the connections."""
         await self._transport.close()
 
-    async def _send(self, question: Question[T], state: RequestState) -> ServerReply | RequestFault:
+    async def _send(
+        self, question: Question[T], state: RequestState, turn: Turn
+    ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
-        messages, options = self._build_request(question, state)
-        state.least_tokens = least_tokens(messages)
+        estimated, _ = self._build_request(question, state, turn.capabilities)
+        state.least_tokens = least_tokens(estimated)
 
         async def call() -> PaidReply[ServerReply | RequestFault]:
-            started = time.monotonic()
-            try:
-                outcome = await self._transport.post(messages, options)
-            finally:
-                state.seconds += time.monotonic() - started
+            with self._discovery.sending(turn):
+                state.capabilities = turn.capabilities
+                messages, options = self._build_request(question, state, turn.capabilities)
+                started = time.monotonic()
+                try:
+                    outcome = await self._transport.post(messages, options, turn.capabilities)
+                finally:
+                    state.seconds += time.monotonic() - started
+                if isinstance(outcome, ServerReply):
+                    self._discovery.accept(turn)
+                elif outcome.kind == "refused":
+                    state.resends = self._discovery.refuse(turn, outcome)
             if isinstance(outcome, RequestFault):
                 return PaidReply(outcome, 0.0, "unanswered" if outcome.unanswered else "failed")
             state.usage.add(outcome)
@@ -300,7 +326,7 @@ class JudgeClient:
             usage.add(outcome)
             return PaidReply(outcome, usage.cost)
 
-        return await self._budget.run(self._max_cost(messages, question.max_tokens), call)
+        return await self._budget.run(self._max_cost(estimated, question.max_tokens), call)
 
     def _max_cost(self, messages: JudgeMessages, max_tokens: int) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""
@@ -310,24 +336,31 @@ class JudgeClient:
     def _confirm_capabilities(self, capabilities: Capabilities) -> None:
         """Record the request options that produced a verdict."""
         self._verified_formats.add(capabilities.output_format)
-        if capabilities != self._stored_capabilities:
+        if capabilities == self.capabilities and capabilities != self._stored_capabilities:
             self._store.save_capabilities(self.endpoint, capabilities)
-        self._capabilities = self._stored_capabilities = capabilities
+            self._stored_capabilities = capabilities
+        if capabilities.path and not self._path_noted:
+            self._path_noted = True
+            address = f"{self._config.base_url}{capabilities.path}"
+            self._warn(f"the judge's server answers at {address}: write judge.base_url={address}")
 
     def _build_request(
-        self, question: Question[T], state: RequestState
+        self, question: Question[T], state: RequestState, capabilities: Capabilities
     ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
         messages = question.render(
-            secrets.token_hex(8), state.capabilities.schema_in_prompt, state.reworded
+            secrets.token_hex(8), capabilities.schema_in_prompt, state.reworded
         )
-        options = state.capabilities.request_options(
+        options = capabilities.request_options(
             question.schema,
             max_tokens=question.max_tokens,
             temperature=self._config.temperature,
             reasoning_effort=self._config.reasoning_effort,
         )
-        return messages, options
+        own = self._config.extra_body
+        if own.keys() & {"max_tokens", "max_completion_tokens"}:
+            options.pop(capabilities.token_limit_parameter or "", None)
+        return messages, {**options, **own}
 
     async def _handle_fault(
         self, fault: RequestFault, state: RequestState, started_at: float
@@ -336,15 +369,8 @@ class JudgeClient:
         match fault.kind:
             case "fatal":
                 raise self.unavailable_error(fault)
-            case "parameter":
-                state.capabilities = state.capabilities.without_parameter(fault.parameter)
-                return None
-            case "format":
-                lower = state.capabilities.with_simpler_format()
-                if lower is None:
-                    return fault.text
-                state.capabilities = lower
-                return None
+            case "refused":
+                return None if state.resends else self._refusal_text(fault)
             case "declined":
                 state.declined = True
                 return await self._retry_reworded(fault.text, state)
@@ -352,6 +378,11 @@ class JudgeClient:
                 return fault.text
             case "transient":
                 return await self._handle_transient_fault(fault, state, started_at)
+
+    def _refusal_text(self, fault: RequestFault) -> str:
+        """Why a request failed that was refused also without everything that it can do without."""
+        own = ", ".join(self._config.extra_body)
+        return f"{fault.text} (judge.extra_body sends {own})" if own else fault.text
 
     async def _handle_transient_fault(
         self, fault: RequestFault, state: RequestState, started_at: float
@@ -398,20 +429,6 @@ class JudgeClient:
         state.invalid_reply_retries += 1
         return True
 
-    def _parse_reply(self, question: Question[T], reply: ServerReply) -> T | ParseFailure:
-        """Parse a reply to a question."""
-        if reply.declined:
-            return ParseFailure("form", "the judge declined to judge the text")
-        parsed = question.parse(reply)
-        if not isinstance(parsed, ParseFailure) or not reply.truncated:
-            return parsed
-        limit = question.max_tokens
-        if parsed.kind == "thought" or not reply.text.strip():
-            self._warn_once("thought", thought_notice(self._config.model, self._config.max_tokens))
-            return ParseFailure("thought", thought_failure(limit))
-        text = f"the reply is truncated at max_tokens={limit}: raise judge.max_tokens"
-        return ParseFailure("truncated", text)
-
     async def _handle_invalid_reply(
         self, parsed: ParseFailure, reply: ServerReply, state: RequestState
     ) -> str | None:
@@ -419,15 +436,12 @@ class JudgeClient:
         if reply.declined:
             return await self._retry_reworded(parsed.text, state)
         if parsed.kind == "thought" and reply.truncated:
+            self._warn_once("thought", thought_notice(self._config.model, self._config.max_tokens))
             return parsed.text  # the same request would have the same thought
         if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.
             # If the format has produced verdicts before, one bad reply says nothing about it.
-            lower = state.capabilities.with_simpler_format()
-            if lower is not None:
-                state.capabilities = lower
-                if self.capabilities.output_format < lower.output_format:
-                    self._capabilities = lower
+            self._discovery.simplify_format(state.capabilities)
         if await self._may_retry(state):
             return None
         if self._first_verdict.is_out_of_reach:
@@ -441,18 +455,11 @@ class JudgeClient:
         """The number of tokens to which the server cut the request; None if it read all of it."""
         if not reply.input_tokens:
             return None
-        context = self._context
-        first = reply.input_tokens + reply.cached_tokens, state.least_tokens
-        context.note(*first)
-        if context.is_suspect(*first):
-            async with context.lock:
-                if context.is_suspect(*first):
-                    context.compare(first, await self._count_longer(question, state))
-        if not context.is_cut(*first):
+        count, words = reply.input_tokens + reply.cached_tokens, state.least_tokens
+        if not await self._context.cuts(count, words, lambda: self._count_longer(question, state)):
             return None
-        limit = first[0]
-        self._warn_once("context", cut_notice(self._config.model, limit, first[1]))
-        return limit
+        self._warn_once("context", cut_notice(self._config.model, count, words))
+        return count
 
     async def _count_longer(
         self, question: Question[T], state: RequestState
@@ -460,7 +467,7 @@ class JudgeClient:
         """The token count of the same request with more text, and the tokens that it has at least."""
         reworded, state.reworded = state.reworded, True
         async with self._limiter.slot():
-            outcome = await self._send(question, state)
+            outcome = await self._send(question, state, Turn(state.capabilities))
         state.reworded = reworded
         if isinstance(outcome, RequestFault) or not outcome.input_tokens:
             return None

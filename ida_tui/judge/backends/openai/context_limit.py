@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
 from ida_tui.util.text import SPACELESS_LETTER, split_words
@@ -41,9 +42,8 @@ class ContextLimit:
     """
 
     def __init__(self, max_tokens: int) -> None:
-        self.lock = asyncio.Lock()
-        """Held by the request that is sent again."""
-        self.tokens: int | None = None
+        self._lock = asyncio.Lock()
+        self._tokens: int | None = None
         """Tokens that the server reads of a request; None if it has cut none."""
         self._max_tokens = max_tokens
         self._lengths: dict[int, tuple[int, int]] = {}
@@ -52,36 +52,47 @@ class ContextLimit:
         self._counts_all = True
         """Whether a longer request has a higher count."""
 
-    def note(self, count: int, words: int) -> None:
-        """Record the token count of a request with at least this many tokens."""
+    async def cuts(
+        self,
+        count: int,
+        words: int,
+        count_longer: Callable[[], Awaitable[tuple[int, int] | None]],
+    ) -> bool:
+        """Whether the server cut a request.
+
+        Args:
+            count: the tokens that the server counted.
+            words: the tokens that the request has at least.
+            count_longer: sends the same request with more text; gives the same two figures for it, or None if
+                the server did not count it.
+        """
         low, high = self._lengths.get(count, (words, words))
         self._lengths[count] = min(low, words), max(high, words)
-
-    def is_suspect(self, count: int, words: int) -> bool:
-        """Whether a request may have been cut, and a trial may show it."""
-        if not self._counts_all or self.tokens is not None or self._trials >= MAX_TRIALS:
+        if self._is_suspect(count, words):
+            async with self._lock:
+                if self._is_suspect(count, words):
+                    self._trials += 1
+                    self._compare(count, words, await count_longer())
+        if self._tokens is None:
             return False
-        low, high = self._lengths.get(count, (words, words))
-        same_count = count >= max(self._lengths, default=0) and high - low > COUNT_NOISE
+        is_near = abs(count - self._tokens) <= COUNT_NOISE
+        return count == self._tokens or (count < words and is_near)
+
+    def _is_suspect(self, count: int, words: int) -> bool:
+        """Whether a request may have been cut, and a trial may show it."""
+        if not self._counts_all or self._tokens is not None or self._trials >= MAX_TRIALS:
+            return False
+        low, high = self._lengths[count]
+        same_count = count >= max(self._lengths) and high - low > COUNT_NOISE
         return (count < words or same_count) and self._is_credible(count)
 
-    def is_cut(self, count: int, words: int) -> bool:
-        """Whether a request was cut, now that the limit is known."""
-        if self.tokens is None:
-            return False
-        return count == self.tokens or (count < words and abs(count - self.tokens) <= COUNT_NOISE)
-
-    def compare(self, first: tuple[int, int], longer: tuple[int, int] | None) -> None:
-        """Compare a suspect request with a longer one: the count of each, and the tokens it has at least.
-
-        `longer` is None if the server did not count the longer one.
-        """
-        self._trials += 1
+    def _compare(self, count: int, words: int, longer: tuple[int, int] | None) -> None:
+        """Compare a suspect request with a longer one."""
         if longer is None:
             return
-        (count, words), (longer_count, longer_words) = first, longer
+        longer_count, longer_words = longer
         if longer_count - count < (longer_words - words) / 2:
-            self.tokens = count
+            self._tokens = count
         elif count < words:
             self._counts_all = False  # it counts what it had not cached
 

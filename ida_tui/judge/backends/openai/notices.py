@@ -10,11 +10,6 @@ from ida_tui.judge.errors import redact
 MAX_QUOTED_CHARS = 80
 
 
-def thought_failure(limit: int) -> str:
-    """Why a verdict failed whose thought reached the token limit."""
-    return f"the thought used up max_tokens={limit}: raise it, or turn thinking off"
-
-
 def thought_notice(model: str, max_tokens: int) -> str:
     """What to do if the thoughts of a judge reach the token limit."""
     return (

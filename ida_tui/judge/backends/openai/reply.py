@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ida_tui.judge.backends.openai.error_response import classify_response
+from ida_tui.judge.backends.openai.error_response import classify_response, error_message
 from ida_tui.judge.errors import RequestFault, redact
 from ida_tui.util.text import parse_json, printable
 
@@ -62,6 +62,15 @@ class ServerReply:
 
 
 @dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is known of the request whose response is read."""
+
+    key: str | None
+    sent: Collection[str]
+    own: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """One chunk of a stream, or a whole reply."""
 
@@ -77,7 +86,7 @@ class _Piece:
 
 
 def parse_reply(
-    text: str, key: str | None, sent: Collection[str] = ()
+    text: str, key: str | None, sent: Collection[str] = (), own: Collection[str] = ()
 ) -> ServerReply | RequestFault:
     """Read the body of a response with status 200. Never raises.
 
@@ -85,6 +94,7 @@ def parse_reply(
         text: the body.
         key: the API key, which is removed from the text of a fault.
         sent: the optional parameters of the request, one of which an error may name.
+        own: those of the parameters that the user added.
     """
     text = text.removeprefix("\ufeff").strip()
     if not text:
@@ -93,7 +103,7 @@ def parse_reply(
         return _fault("rejected", _describe_page(text))
     pieces: list[_Piece] = []
     for body in _bodies(text):
-        piece = _read_body(body, key, sent)
+        piece = _read_body(body, _Reading(key, sent, own))
         if isinstance(piece, RequestFault):
             return piece
         pieces.append(piece)
@@ -176,7 +186,7 @@ def _join(pieces: Sequence[_Piece]) -> ServerReply:
 # --- one body --------------------------------------------------------------------------------
 
 
-def _read_body(body: object, key: str | None, sent: Collection[str]) -> _Piece | RequestFault:
+def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
     """Read one JSON value of a response."""
     if isinstance(body, list) and len(body) == 1:
         [body] = body
@@ -189,7 +199,7 @@ def _read_body(body: object, key: str | None, sent: Collection[str]) -> _Piece |
     has_message = choice is not None and isinstance(choice.get("message", {}), dict)
     for error in (body.get("error"), body.get("errors"), (choice or {}).get("error")):
         if error:
-            return _read_error(error, body, key, sent)
+            return _read_error(error, body, read)
     usage = body.get("usage", body)
     shared = _Piece(
         model=_text_or_none(body.get("model")),
@@ -202,7 +212,7 @@ def _read_body(body: object, key: str | None, sent: Collection[str]) -> _Piece |
         return shared  # the last chunk of a stream
     for name in ("message", "detail", "msg"):
         if body.get(name):
-            return _read_error(body, body, key, sent)
+            return _read_error(body, body, read)
     if "choices" in body:
         return _fault("transient", "the response has no choices")
     return _fault("rejected", NOT_A_COMPLETION)
@@ -285,58 +295,55 @@ def _tool_arguments(message: Mapping[str, object]) -> str:
 # --- errors ----------------------------------------------------------------------------------
 
 
-def _read_error(
-    error: object, body: Mapping[str, object], key: str | None, sent: Collection[str]
-) -> RequestFault:
+def _read_error(error: object, body: Mapping[str, object], read: _Reading) -> RequestFault:
     """The fault of an error in a body; its code decides as the status of a response would."""
-    message, code, parameter, flagged = _error_fields(error)
-    code = code or next(
-        (c for name in ("code", "status", "status_code") if (c := _code_text(body.get(name)))), ""
+    shown = redact(error_message(error), read.key)
+    if _is_flagged(error):
+        return RequestFault("declined", shown or "the text was flagged", in_body=True)
+    codes = [*_codes(error), *_codes({k: v for k, v in body.items() if k != "error"})]
+    statuses = (
+        int(code)
+        if re.fullmatch(r"[45]\d\d", code, re.ASCII)
+        else _STATUS_OF_CODE.get(code.casefold())
+        for code in codes
     )
-    status = _STATUS_OF_CODE.get(code.casefold())
-    if re.fullmatch(r"[45]\d\d", code, re.ASCII):
-        status = int(code)
-    shown = redact(message, key)
-    if flagged:
-        return RequestFault("declined", shown or "the text was flagged", status, in_body=True)
+    status = next(filter(None, statuses), None)
     if status is None:
-        named = f": {shown}" if shown else f" {redact(code, key)}".rstrip()
+        named = f": {shown}" if shown else f" {redact(codes[0], read.key)}" if codes else ""
         text = f"the server reports an error{named}; check judge.base_url and judge.model"
         return _fault("rejected", text)
-    fields = {"error": {"message": message, "code": code, "param": parameter}}
-    fault = classify_response(status, json.dumps(fields), {}, sent, key)
+    code = next((code for code in codes if not code.isdigit()), "")
+    parameter = error.get("param") if isinstance(error, dict) else None
+    fields = {"message": error_message(error), "code": code, "param": parameter}
+    fault = classify_response(
+        status, json.dumps({"error": fields}), {}, read.sent, read.key, read.own
+    )
     text = f"the server reports error {status}" + (f": {shown}" if shown else "")
     return replace(fault, text=text, in_body=True)
 
 
-def _error_fields(error: object, depth: int = 0) -> tuple[str, str, str, bool]:
-    """Message, code and parameter of an error, and whether it says that the text was flagged."""
-    if isinstance(error, list) and error and depth < 3:
-        return _error_fields(error[0], depth + 1)
-    if not isinstance(error, dict):
-        code = _code_text(error) if isinstance(error, int | float) else ""
-        return (error if isinstance(error, str) else ""), code, "", False
-    codes = [_code_text(error.get(name)) for name in ("code", "status", "status_code", "type")]
-    known = (c for c in codes if c.isdigit() or c.casefold() in _STATUS_OF_CODE)
-    code = next(known, next(filter(None, codes), ""))
-    metadata = error.get("metadata")
-    flagged = isinstance(metadata, dict) and bool(metadata.get("flagged_input"))
-    parameter = error.get("param")
-    for name in ("message", "msg", "detail", "error"):
-        value = error.get(name)
-        if isinstance(value, str) and value:
-            return value, code, parameter if isinstance(parameter, str) else "", flagged
-        if isinstance(value, dict | list) and value and depth < 3:
-            inner = _error_fields(value, depth + 1)
-            return inner[0], code or inner[1], inner[2], flagged or inner[3]
-    return "", code, "", flagged
+def _codes(error: object, depth: int = 0) -> list[str]:
+    """The codes in an error: numbers as text, and names such as `rate_limit_exceeded`."""
+    if isinstance(error, list) and depth < 3:
+        return [code for item in error[:1] for code in _codes(item, depth + 1)]
+    if isinstance(error, bool) or not isinstance(error, dict | int | float):
+        return []
+    if isinstance(error, int | float):
+        return [f"{error:g}"]
+    codes = [error.get(name) for name in ("code", "status", "status_code", "type")]
+    texts = [
+        f"{code:g}" if isinstance(code, int | float) else str(code)[:MAX_NAME_CHARS]
+        for code in codes
+        if code and isinstance(code, int | float | str)
+    ]
+    inner = _codes(error.get("error"), depth + 1) if depth < 3 else []
+    return texts + inner
 
 
-def _code_text(code: object) -> str:
-    """An error code as text: "429" for 429, 429.0 and "429"; empty if there is none."""
-    if isinstance(code, float) and code.is_integer():
-        code = int(code)
-    return str(code).strip()[:MAX_NAME_CHARS] if code and isinstance(code, int | str) else ""
+def _is_flagged(error: object) -> bool:
+    """Whether an error says that the text of the request was flagged."""
+    metadata = error.get("metadata") if isinstance(error, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("flagged_input"))
 
 
 # --- values ----------------------------------------------------------------------------------

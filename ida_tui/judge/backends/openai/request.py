@@ -74,6 +74,20 @@ class Question(Generic[T]):
     max_tokens: int
     """Maximum length of the reply."""
 
+    def read(self, reply: ServerReply) -> T | ParseFailure:
+        """Parse a reply; the failure says if the judge declined or reached the maximum length."""
+        if reply.declined:
+            return ParseFailure("form", "the judge declined to judge the text")
+        parsed = self.parse(reply)
+        if not isinstance(parsed, ParseFailure) or not reply.truncated:
+            return parsed
+        limit = self.max_tokens
+        if parsed.kind == "thought" or not reply.text.strip():
+            text = f"the thought used up max_tokens={limit}: raise it, or turn thinking off"
+            return ParseFailure("thought", text)
+        text = f"the reply is truncated at max_tokens={limit}: raise judge.max_tokens"
+        return ParseFailure("truncated", text)
+
 
 @dataclass(slots=True)
 class RequestState:
@@ -91,6 +105,8 @@ class RequestState:
     """Retries after replies that could not be parsed as a verdict."""
     reworded: bool = False
     """Whether the prompt now states that the judge is only asked to grade."""
+    resends: bool = False
+    """Whether the last request was refused and is worth sending with other capabilities."""
     declined: bool = False
     """Whether the last reply was a refusal to judge the text."""
     served_model: str | None = None
