@@ -83,7 +83,8 @@ def parse_verdict(
         return answer
     if len(answer) > MAX_REPLY_CHARS:
         return ParseFailure("form", f"the reply is longer than {MAX_REPLY_CHARS} characters")
-    result = _parse(answer, axes, judged)
+    # A thought may quote a closing tag with what follows it.
+    result = _parse(answer, axes, judged, after_thought=bool(split_thought(text).thought))
     if isinstance(result, ParsedScores) and (before := text_before_lone_tag(text)):
         # The judge may have quoted a closing tag: its own verdict may stand before it.
         earlier = _parse(before, axes, judged)
@@ -128,14 +129,17 @@ def _decoded_string(text: str) -> str:
     return text
 
 
-def _parse(text: str, axes: Sequence[str], judged: str) -> ParsedScores | ParseFailure:
-    """Parse a reply without thoughts."""
-    whole = is_one_object(text)
+def _parse(
+    text: str, axes: Sequence[str], judged: str, *, after_thought: bool = False
+) -> ParsedScores | ParseFailure:
+    """Parse the text after the thoughts of a reply."""
+    whole = is_one_object(text) and not after_thought
     parts = _parts_with_scores(text, axes)
     parsed: list[ParsedScores | ParseFailure] = []
     for part in parts:
         for verdict, reason in _verdicts_in(part.value, axes):
-            if (not whole or verdict is not part.value) and is_quoted(verdict, judged):
+            quotable = [v for v in (verdict, part.value) if v and not (whole and v is part.value)]
+            if any(is_quoted(value, judged) for value in quotable):
                 return _QUOTED
             parsed.append(validate_scores(verdict, axes, reason))
     if parsed:
@@ -147,7 +151,7 @@ def _parse(text: str, axes: Sequence[str], judged: str) -> ParsedScores | ParseF
         return parsed[0]
     if is_truncated(text):
         return ParseFailure("truncated", "the reply is truncated")
-    return _parse_entries(text, axes, judged)
+    return _parse_entries(text, axes, judged, after_thought=after_thought)
 
 
 def _parts_with_scores(text: str, axes: Sequence[str]) -> list[JsonPart]:
@@ -301,7 +305,9 @@ def _contradicts(text: str, scores: Mapping[str, float]) -> bool:
     )
 
 
-def _parse_entries(text: str, axes: Sequence[str], judged: str) -> ParsedScores | ParseFailure:
+def _parse_entries(
+    text: str, axes: Sequence[str], judged: str, *, after_thought: bool
+) -> ParsedScores | ParseFailure:
     """Parse one `axis: number` entry per axis, each exactly once and with no other words between them."""
     entries: list[re.Match[str]] = []
     scores = JsonObject()
@@ -320,8 +326,8 @@ def _parse_entries(text: str, axes: Sequence[str], judged: str) -> ParsedScores 
         if not _BETWEEN_ENTRIES.fullmatch(text, entry.end(), following.start()):
             return ParseFailure("form", "the scores do not stand together")
     start, end = entries[0].start(), entries[-1].end()
-    alone = _BETWEEN_ENTRIES.fullmatch(text, 0, start)
-    if not alone and judged and compact(text[start:end]) in compact(judged):
+    is_first = _BETWEEN_ENTRIES.fullmatch(text, 0, start) and not after_thought
+    if not is_first and judged and compact(text[start:end]) in compact(judged):
         return _QUOTED
     reason = re.search(r"(?<!\w)reason[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
     return validate_scores(scores, axes, reason[1].strip("\"'*`{}, ") if reason else "")
