@@ -129,6 +129,15 @@ def test_empty_completions_are_not_sent_and_score_zero() -> None:
     assert (stats.calls, stats.failed) == (1, 0)
 
 
+def test_short_answers_of_a_group_are_sent() -> None:
+    answers = ["42", "是", "∞", "👍", "#", "no"]
+    requests = [replace(make_requests(1)[0], completion=answer) for answer in answers]
+    with ScriptedJudge() as judge, group_service(judge) as scoring:
+        verdicts, _ = VerdictBatch(scoring).collect(requests, group_size=len(answers))
+        assert sorted(group_in(judge.requests[0]).values()) == sorted(answers)
+    assert [v.scores["align"] for v in verdicts] == [verdict_for(a)["align"] for a in answers]
+
+
 def test_several_samples_are_several_shuffles_and_the_scores_are_their_mean() -> None:
     with ScriptedJudge([Judge(align=4), Judge(align=8)]) as judge:
         with group_service(judge, samples=2, concurrency=1, temperature=0.7) as scoring:

@@ -264,3 +264,42 @@ def test_an_error_that_needs_a_person_ends_the_judging_with_status_200_too(
 ) -> None:
     with pytest.raises(JudgeUnavailable, match=title):
         judge_all(lambda body: Raw(reply))
+
+
+def test_the_thought_is_named_once_with_the_remedies() -> None:
+    reply = Raw(chat(None, "length", reasoning_content=THOUGHT))
+    outcome = judge_all(lambda body: reply)
+    [warning] = outcome.warnings
+    for remedy in ("judge.max_tokens", "reasoning_effort=none", "enable_thinking: false"):
+        assert remedy in warning
+    assert outcome.calls == 4, "the same thought again would use up the limit again"
+
+
+def test_a_judge_without_a_verdict_is_named_once_with_its_reply_and_without_the_key() -> None:
+    reply = Raw(chat(f"Great! I know {KEY} \x1b[31m" + "and more " * 40))
+    outcome = judge_all(lambda body: reply)
+    [warning] = outcome.warnings
+    assert 'its reply begins: "Great! I know [key]' in warning
+    assert warning.isprintable()
+    assert outcome.calls == 6
+
+
+def test_a_first_reply_that_fails_by_chance_is_requested_again_for_every_completion() -> None:
+    seen: list[object] = []
+
+    def rule(body: Mapping[str, Any]) -> Behavior:
+        seen.append(body)
+        return Raw(error(502) if len(seen) <= 4 else chat(VERDICT))
+
+    outcome = judge_all(rule)
+    assert [v.failure for v in outcome.verdicts] == [None] * 4
+    assert outcome.warnings == []
+
+
+def test_judge_check_names_the_thought_and_the_remedies_once(ida_tui: Any) -> None:
+    reply = Raw(chat(None, "length", reasoning_content=THOUGHT))
+    with ScriptedJudge(rule=lambda body: reply) as judge:
+        done = ida_tui("judge", "check", "vllm", *judge.overrides, "--samples", "2")
+    assert done.code == 1, done.err
+    assert done.out.count("judge.extra_body.chat_template_kwargs") == 1
+    assert "2 of 20 verdicts have scores (the thought used up max_tokens=300: raise it" in done.out

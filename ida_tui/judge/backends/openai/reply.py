@@ -319,6 +319,8 @@ def _read_error(error: object, body: Mapping[str, object], read: _Reading) -> Re
         status, json.dumps({"error": fields}), {}, read.sent, read.key, read.own
     )
     text = f"the server reports error {status}" + (f": {shown}" if shown else "")
+    if fault.kind == "transient":
+        text += "; try again later, or look into the server's log"
     return replace(fault, text=text, in_body=True)
 
 
