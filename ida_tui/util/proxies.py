@@ -7,7 +7,6 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
@@ -67,6 +66,8 @@ class Proxy:
 
 def find_proxy(url: str) -> Proxy | None:
     """The proxy of an address; None without one, and for hosts that NO_PROXY lists."""
+    from urllib.request import getproxies  # slow to import
+
     parts = urlsplit(url)
     named = getproxies()
     scheme = next((name for name in (parts.scheme, "all") if named.get(name)), None)
@@ -83,6 +84,8 @@ def find_proxy(url: str) -> Proxy | None:
 
 def _is_bypassed(host: str, port: int | None, listed: str) -> bool:
     """Whether a host is reached directly: NO_PROXY lists it, its domain or its network."""
+    from urllib.request import proxy_bypass
+
     if proxy_bypass(host) or (port and proxy_bypass(f"{host}:{port}")):
         return True
     try:

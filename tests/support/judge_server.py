@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from tests.support.patience import PATIENCE_S
@@ -354,6 +355,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
+            self.path = urlsplit(self.path).path  # a proxy gets the whole address
             if self.path == "/v1/models" and isinstance(judge.models, Wire):
                 self._write(judge.models)
             elif self.path == "/v1/models" and judge.models is not None:
@@ -365,7 +367,8 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path.partition("?")[0] != "/v1/chat/completions":
+            # A proxy gets the whole address.
+            if urlsplit(self.path).path != "/v1/chat/completions":
                 if judge.stray is not None:
                     self._send_text(judge.stray.status, judge.stray.body, judge.stray.headers)
                     return
