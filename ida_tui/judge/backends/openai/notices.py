@@ -16,7 +16,7 @@ def thought_notice(model: str, max_tokens: int) -> str:
         f"the judge {model} spends all of judge.max_tokens={max_tokens} on its thought and gives no verdict: "
         f"raise judge.max_tokens (such as {max(2000, 4 * max_tokens)}), or turn thinking off: "
         "judge.reasoning_effort=none (OpenAI, Ollama), or "
-        "judge.extra_body.chat_template_kwargs={enable_thinking: false} (vLLM, SGLang, llama.cpp)"
+        "'judge.extra_body.chat_template_kwargs={enable_thinking: false}' (vLLM, SGLang, llama.cpp)"
     )
 
 
