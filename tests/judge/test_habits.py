@@ -116,6 +116,9 @@ SCORED: dict[str, str] = {
         f"{VERDICT}<|return|>"
     ),
     "spaces up to the limit": chat(VERDICT + " " * 200, "length"),
+    "message as a text": body(choices=[{"message": VERDICT}]),
+    "body in a string": json.dumps(chat(VERDICT)),
+    "quotes and colons of other scripts": chat("“align”：7.5，“risk”：9，“detail”：6"),
     "byte order mark": "\ufeff" + chat(VERDICT),
     "spaces around": f"\n\n  {chat(VERDICT)}\n",
     "event stream": chunks({"content": VERDICT[:HALF]}, {"content": VERDICT[HALF:]}),
@@ -165,6 +168,11 @@ FAILED: dict[str, tuple[str, str]] = {
     "number as content": (chat(7), "not a verdict"),
     "declined part": (chat([{"type": "refusal", "refusal": "No."}]), "declined"),
     "filtered": (chat("", "SAFETY"), "declined"),
+    "filtered, with a reason": (chat(None, "content_filter: RECITATION"), "declined"),
+    "message null": (body(choices=[{"message": None, "finish_reason": "stop"}]), "is empty"),
+    "deep content": ('{"choices": [{"message": {"content": ' + "[" * 900 + "]" * 900 + "}}]}", ""),
+    "deep verdict": (chat('{"a":' * 900 + VERDICT + "}" * 900), "not a verdict"),
+    "deep value": (chat('{"x": ' + "[" * 900 + "]" * 900 + ', "align": 7}'), "risk is missing"),
     "web page": (
         "<html><title>Sign in &amp; pay</title></html>",
         'a web page ("Sign in & pay") came in place of a verdict',

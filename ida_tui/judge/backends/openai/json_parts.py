@@ -147,6 +147,13 @@ def index_by_name(
 
 
 def compact(value: str | Mapping[str, object]) -> str:
-    """A text, or an object as JSON, without any spaces."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return re.sub(r"\s+", "", text)
+    """A text, or an object as JSON, without any spaces; empty if the object is nested too deeply."""
+    return re.sub(r"\s+", "", value if isinstance(value, str) else to_json(value))
+
+
+def to_json(value: object) -> str:
+    """A value as JSON; empty if it is nested too deeply."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return ""

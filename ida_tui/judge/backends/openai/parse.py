@@ -29,8 +29,8 @@ from ida_tui.util.thoughts import TAGS, split_thought
 MAX_REPLY_CHARS = 8_000
 """Maximum length of a reply; a longer one fails to parse."""
 MAX_REASON_CHARS = 400
-MAX_DEPTH = 2
-"""Largest number of objects around a verdict, such as `{"verdict": {"scores": …}}`."""
+MAX_DEPTH = 3
+"""Largest number of objects and lists around a verdict, such as `{"verdict": {"scores": […]}}`."""
 _AXIS_WORDS = ("score", "rating")
 """Words that may follow the name of an axis, as in `align_score`."""
 _AXIS_KEYS = ("axis", "name", "criterion", "dimension")
@@ -40,7 +40,7 @@ _NUMBER = r"\d{1,3}(?:\.\d{1,6})?"
 _SCORE_TEXT = re.compile(
     r"(-?[0-9]{1,3}(?:\.[0-9]{1,6}|,[0-9]{1,2})?)(?:\s*(?:/|out of)\s*10(?:\.0)?)?", re.ASCII
 )
-_BETWEEN_ENTRIES = re.compile(r"[\s,;|(){}\"'*`_•#>-]*(?:\d[.)][\s\"'*`_]*)?")
+_BETWEEN_ENTRIES = re.compile(r"[\s,;|(){}\"'*`_•#>“，；-]*(?:\d[.)][\s\"'*`_]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ def _parse(
 ) -> ParsedScores | ParseFailure:
     """Parse the text after the thoughts of a reply."""
     whole = is_one_object(text) and not after_thought
+    all_parts = find_parts(text)
     parts = _parts_with_scores(text, axes)
     parsed: list[ParsedScores | ParseFailure] = []
     for part in parts:
@@ -143,7 +144,7 @@ def _parse(
                 return _QUOTED
             parsed.append(validate_scores(verdict, axes, reason))
     if parsed:
-        outside = _text_outside(text, find_parts(text))
+        outside = _text_outside(text, all_parts)
         if any(part.value is None for part in parts) or any(p != parsed[0] for p in parsed[1:]):
             return _AMBIGUOUS
         if isinstance(parsed[0], ParsedScores) and _contradicts(outside, parsed[0].scores):
@@ -151,6 +152,8 @@ def _parse(
         return parsed[0]
     if is_truncated(text):
         return ParseFailure("truncated", "the reply is truncated")
+    if any(p.value is not None and _mentions_score(text[p.start : p.end], axes) for p in all_parts):
+        return ParseFailure("form", "not a verdict")  # the scores are too deep in an object
     return _parse_entries(text, axes, judged, after_thought=after_thought)
 
 
@@ -193,9 +196,9 @@ def _verdicts_in(
             return
     else:
         return
-    if depth < MAX_DEPTH or isinstance(value, list):
+    if depth < MAX_DEPTH:
         for item in items:
-            yield from _verdicts_in(item, axes, depth + isinstance(value, JsonObject), reason)
+            yield from _verdicts_in(item, axes, depth + 1, reason)
 
 
 def is_quoted(verdict: Mapping[str, object], judged: str) -> bool:
@@ -312,7 +315,7 @@ def _parse_entries(
     entries: list[re.Match[str]] = []
     scores = JsonObject()
     for axis in axes:
-        mark = rf"(?<!\w){_axis_pattern(axis)}[\"'*`\\]*\s*[:=]"
+        mark = rf"(?<!\w){_axis_pattern(axis)}[\"'*`\\”’]*\s*[:=：]"
         marks = re.findall(mark, text, re.IGNORECASE)
         if len(marks) > 1:
             return ParseFailure("form", f"{axis} is given more than once")
@@ -339,8 +342,8 @@ def _axis_pattern(axis: str) -> str:
 
 def _entry_pattern(axis: str) -> re.Pattern[str]:
     return re.compile(
-        rf"(?<!\w){_axis_pattern(axis)}[\"'*`]*\s*[:=]\**[ \t]*[\"']?(-?{_NUMBER})"
-        r"(?:[ \t]*(?:/|out of)[ \t]*10)?[\"'*]*(?=[ \t]*(?:[,;|)}\n\r]|$))",
+        rf"(?<!\w){_axis_pattern(axis)}[\"'*`”’]*\s*[:=：]\**[ \t]*[\"'“]?(-?{_NUMBER})"
+        r"(?:[ \t]*(?:/|out of)[ \t]*10)?[\"'*”]*(?=[ \t]*(?:[,;|)}\n\r，；]|$))",
         re.IGNORECASE,
     )
 

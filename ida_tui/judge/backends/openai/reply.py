@@ -10,10 +10,12 @@ import html
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ida_tui.judge.backends.openai.error_response import classify_response, error_message
+from ida_tui.judge.backends.openai.json_parts import to_json
 from ida_tui.judge.errors import RequestFault, redact
 from ida_tui.util.text import parse_json, printable
 
@@ -24,7 +26,8 @@ MAX_NAME_CHARS = 200
 MAX_TITLE_CHARS = 60
 NOT_A_COMPLETION = "the response is not a chat completion; check that base_url ends in /v1"
 _TRUNCATED = {"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"}
-_FILTERED = {"content_filter", "content_filtered", "safety", "prohibited_content", "refusal"}
+_FILTERED = ("content_filter", "safety", "prohibited_content", "refusal")
+"""Starts of the reasons for which a filter ends a reply."""
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 _THOUGHT_TYPES = ("thinking", "reasoning", "summary")
 _STREAM = re.compile(r"(?:data|event|id|retry)?:", re.ASCII)
@@ -137,10 +140,9 @@ def _bodies(text: str) -> list[object]:
     """The JSON values of a body: one, or those of a stream; empty if it is not JSON."""
     if _STREAM.match(text):
         return list(_events(text))
-    try:
-        return [parse_json(text)]
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        value = parse_json(text)
+        return [parse_json(value) if isinstance(value, str) else value]
     try:  # one JSON object a line
         return [parse_json(line) for line in text.splitlines() if line.strip()]
     except ValueError:
@@ -169,7 +171,7 @@ def _join(pieces: Sequence[_Piece]) -> ServerReply:
     refused = any(piece.refused for piece in pieces)
     return ServerReply(
         text=text if text.strip() else "".join(piece.arguments for piece in pieces),
-        declined=refused or finish_reason in _FILTERED,
+        declined=refused or finish_reason.startswith(_FILTERED),
         truncated=finish_reason in _TRUNCATED,
         model=_short_name(next((p.model for p in pieces if p.model), None)),
         fingerprint=_short_name(next((p.fingerprint for p in pieces if p.fingerprint), None)),
@@ -195,8 +197,8 @@ def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     # Ollama's own API has the message beside the reason of its end.
-    choice = first if isinstance(first, dict) else body if "message" in body else None
-    has_message = choice is not None and isinstance(choice.get("message", {}), dict)
+    own_api = isinstance(body.get("message"), dict)
+    choice = first if isinstance(first, dict) else body if own_api else None
     for error in (body.get("error"), body.get("errors"), (choice or {}).get("error")):
         if error:
             return _read_error(error, body, read)
@@ -206,7 +208,7 @@ def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
         fingerprint=_text_or_none(body.get("system_fingerprint")),
         usage=usage if isinstance(usage, dict) else None,
     )
-    if choice is not None and has_message:
+    if choice is not None:
         return _read_choice(choice, shared)
     if isinstance(choices, list) and isinstance(usage, dict) and usage is not body:
         return shared  # the last chunk of a stream
@@ -220,8 +222,8 @@ def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
 
 def _read_choice(choice: Mapping[str, object], shared: _Piece) -> _Piece:
     """The message or the part of a message in one choice."""
-    message = choice.get("message") or choice.get("delta")
-    message = message if isinstance(message, dict) else {"content": choice.get("text")}
+    message = choice.get("message") or choice.get("delta") or choice.get("text")
+    message = message if isinstance(message, dict) else {"content": message}
     text, thought = _split_content(message.get("content"))
     reasons = [choice.get(name) for name in ("finish_reason", "done_reason", "stop_reason")]
     if not thought:
@@ -248,13 +250,13 @@ def _split_content(content: object) -> tuple[str, str]:
     thoughts: list[str] = []
     for part in content:
         if not isinstance(part, dict):
-            texts.append(part if isinstance(part, str) else json.dumps(part))
+            texts.append(part if isinstance(part, str) else to_json(part))
         elif str(part.get("type", "")).startswith(_THOUGHT_TYPES):
             thoughts.append(_flatten(part))
         elif "text" in part:
             texts.append(_flatten(part["text"]))
         elif "type" not in part:
-            texts.append(json.dumps(part))  # the verdict itself
+            texts.append(to_json(part))  # the verdict itself
     return "".join(texts), "\n".join(filter(None, thoughts))
 
 
@@ -289,7 +291,7 @@ def _tool_arguments(message: Mapping[str, object]) -> str:
         for function in (*functions, message.get("function_call"))
         if isinstance(function, dict)
     ]
-    return "".join(a if isinstance(a, str) else json.dumps(a) for a in arguments if a)
+    return "".join(a if isinstance(a, str) else to_json(a) for a in arguments if a)
 
 
 # --- errors ----------------------------------------------------------------------------------
