@@ -15,6 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from ida_tui.config.schema import JudgeConfig
+from ida_tui.judge.backends.openai.transport import Transport
 from ida_tui.util.secrets import SecretFilter
 from tests.support.judge_server import (
     Behavior,
@@ -35,7 +37,8 @@ PARTS = (KEY[:10], KEY[-9:], HEADER_SECRET[:12], HEADER_SECRET[-8:])
 SMALL_RUN = (
     "training.max_steps=2", "training.num_generations=4", "training.per_device_train_batch_size=8",
     "training.max_completion_length=12", "training.temperature=2", "evaluation.enabled=false",
-    "judge.max_unscored=1", "judge.max_retries=1", "judge.anchor_every=0", "report=true",
+    "training.gradient_accumulation_steps=1", "judge.max_unscored=1", "judge.max_retries=1",
+    "judge.anchor_every=0",
 )  # fmt: skip
 
 
@@ -110,7 +113,7 @@ def test_a_secret_is_nowhere_but_in_the_header_to_the_named_host(
     assert_clean("stdout", done.out)
     assert_clean("stderr", done.err)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {"judge.sqlite3", "events.jsonl", "completions.jsonl", "config.yaml", "report.html"} <= {
+    assert {"judge.sqlite3", "events.jsonl", "completions.jsonl", "config.yaml"} <= {
         file.name for file in files
     }
     for file in files:
@@ -175,6 +178,16 @@ def test_a_socks_proxy_without_its_support_is_one_error_that_names_the_variable(
     assert "uv pip install socksio" in done.err
     checked = ida_tui_here("--check", "quickstart", "judge=gpt-4o-mini")
     assert "ALL_PROXY names a SOCKS proxy" in checked.out
+
+
+def test_the_organization_of_the_environment_is_sent_to_openai_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", ORGANIZATION)
+    for base_url, sent in ((None, True), ("https://api.openai.com.example/v1", False)):
+        config = JudgeConfig(kind="openai", model="m", base_url=base_url)
+        headers = Transport(config, KEY)._client.headers
+        assert (headers.get("OpenAI-Organization") == ORGANIZATION) is sent
 
 
 @pytest.mark.parametrize(
