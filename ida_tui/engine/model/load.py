@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
@@ -61,7 +61,7 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
     """
     require_safe_files(model)
     try:
-        _load_config(model)
+        config = _load_config(model)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             model_source(model),
             revision=model.revision,
@@ -80,6 +80,8 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
             "or give it one, a .jinja file or a text: model.chat_template=FILE",
         )
     if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _configured_end_token(model, config, tokenizer)
+    if tokenizer.eos_token_id is None:
         raise IdaError(
             f"the tokenizer of model {model.name or model.path} has no end token (eos_token)",
             "training needs one to know when an answer ends: set eos_token in tokenizer_config.json",
@@ -88,6 +90,19 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         tokenizer.pad_token = tokenizer.eos_token
     _check_chat_template(model, tokenizer)
     return tokenizer
+
+
+def _configured_end_token(model: ModelConfig, config: Any, tokenizer: Tokenizer) -> str | None:
+    """The end token of the generation configuration or the configuration; None if they name none."""
+    try:
+        generation = GenerationConfig.from_pretrained(model_source(model), revision=model.revision)
+    except (OSError, ValueError):  # there is none, or it cannot be read
+        generation = GenerationConfig()
+    for ids in (generation.eos_token_id, getattr(config.get_text_config(), "eos_token_id", None)):
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if isinstance(first, int):
+            return tokenizer.convert_ids_to_tokens(first)
+    return None
 
 
 def local_token_ids(model: ModelConfig) -> Callable[[str], list[int]] | None:
