@@ -172,8 +172,7 @@ def _parts_with_scores(text: str, axes: Sequence[str]) -> list[JsonPart]:
 
 def _mentions_score(text: str, axes: Sequence[str]) -> bool:
     return any(
-        re.search(rf"(?<!\w){_axis_pattern(axis)}[\"'\\]*\s*[:=][\s\"'\\]*\d", text, re.IGNORECASE)
-        for axis in axes
+        re.search(rf"{_mark_pattern(axis)}[\s\"'\\“]*\d", text, re.IGNORECASE) for axis in axes
     )
 
 
@@ -315,8 +314,7 @@ def _parse_entries(
     entries: list[re.Match[str]] = []
     scores = JsonObject()
     for axis in axes:
-        mark = rf"(?<!\w){_axis_pattern(axis)}[\"'*`\\”’]*\s*[:=：]"
-        marks = re.findall(mark, text, re.IGNORECASE)
+        marks = re.findall(_mark_pattern(axis), text, re.IGNORECASE)
         if len(marks) > 1:
             return ParseFailure("form", f"{axis} is given more than once")
         entry = _entry_pattern(axis).search(text)
@@ -338,6 +336,11 @@ def _parse_entries(
 
 def _axis_pattern(axis: str) -> str:
     return re.escape(axis).replace("_", "[ _-]?")
+
+
+def _mark_pattern(axis: str) -> str:
+    """An axis and the colon after it."""
+    return rf"(?<!\w){_axis_pattern(axis)}[\"'*`\\”’]*\s*[:=：]"
 
 
 def _entry_pattern(axis: str) -> re.Pattern[str]:
