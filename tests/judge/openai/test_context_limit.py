@@ -12,8 +12,8 @@ from ida_tui.judge.backends.openai.context_limit import least_tokens
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
 from ida_tui.judge.batch import VerdictCoverage
 from ida_tui.judge.errors import JudgeUnavailable
-from tests.judge import test_habits
-from tests.judge.test_habits import SCORES, VERDICT, Outcome
+from tests.judge.openai import test_habits
+from tests.judge.openai.test_habits import SCORES, VERDICT, Outcome
 from tests.support.judge_server import Behavior, Raw
 
 LIMIT = 1024
