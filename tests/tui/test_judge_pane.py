@@ -40,6 +40,22 @@ def test_the_pane_shows_what_each_judge_scored_and_how_far_they_differ() -> None
     drive(scenario, size=WIDE)
 
 
+def test_the_pane_says_why_verdicts_of_the_last_batch_failed() -> None:
+    failure = "the thought used up max_tokens=300: raise it, or turn thinking off"
+    events = [
+        replace(event, members=(), spread={}, failed=1, failure=failure)
+        if isinstance(event, ev.JudgeBatchFinished)
+        else event
+        for event in run_of_a_panel()
+    ]
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show_source(app, pilot, ScriptedSource("live", *events))
+        assert "the thought used up" in text_on_screen(app)
+
+    drive(scenario, size=WIDE)
+
+
 def test_the_log_names_the_judge_that_missed_completions() -> None:
     batch = next(event for event in run_of_a_panel() if isinstance(event, ev.JudgeBatchFinished))
     *_, line = event_lines(RunState(), batch)

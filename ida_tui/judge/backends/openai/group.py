@@ -7,19 +7,28 @@ its own label: the caller shuffles the order by the contents of the whole group.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ida_tui.config.conversation import Context
 from ida_tui.config.scoring.rubric import RubricConfig
+from ida_tui.judge.backends.openai.json_parts import (
+    JsonObject,
+    find_parts,
+    index_by_name,
+    is_one_object,
+    match_name,
+)
 from ida_tui.judge.backends.openai.parse import (
+    MAX_DEPTH,
     MAX_REPLY_CHARS,
     ParsedScores,
     ParseFailure,
+    is_quoted,
     is_truncated,
-    strip_think_block,
+    text_before_lone_tag,
     validate_scores,
+    verdict_text,
 )
 from ida_tui.judge.backends.openai.prompt import (
     JudgeMessages,
@@ -36,6 +45,9 @@ from ida_tui.judge.backends.openai.prompt import (
 GROUP_PROMPT_VERSION = 1
 """Version of the wording and the schema, part of the cache key. Increment it with every change."""
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LABEL_KEYS = ("label", "answer", "letter", "id", "name")
+_LABEL_WORDS = ("answer", "completion", "response")
+"""Words that may precede a label, as in `Answer A`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,80 +147,108 @@ def group_system_message(rubric: RubricConfig) -> str:
     return "\n\n".join(sections)
 
 
-def parse_group(text: str, axes: Sequence[str], count: int) -> ParsedGroup | ParseFailure:
+def parse_group(
+    text: str,
+    axes: Sequence[str],
+    count: int,
+    *,
+    thought: str = "",
+    judged: Sequence[str] = (),
+) -> ParsedGroup | ParseFailure:
     """Parse the reply on a group of `count` answers. Never raises.
 
     A label that is missing, is given more than once or has no valid scores is a failure of its answer. A
     reply with a verdict for a label that was not shown, or with two objects of verdicts, fails as a whole.
+    `thought` and `judged` are as in `parse_verdict`.
     """
     labels = group_labels(count)
-    text = strip_think_block(text).strip()
-    if not text:
-        return ParseFailure("form", "the reply is empty")
-    if len(text) > MAX_REPLY_CHARS * count:
+    answer = verdict_text(text, thought)
+    if isinstance(answer, ParseFailure):
+        return answer
+    if len(answer) > MAX_REPLY_CHARS * count:
         return ParseFailure(
             "form", f"the reply is longer than {MAX_REPLY_CHARS * count} characters"
         )
-    objects = _verdict_mappings(text)
-    if not objects:
-        if is_truncated(text):
+    groups = _find_groups(answer, labels)
+    if not groups:
+        if is_truncated(answer):
             return ParseFailure("truncated", "the reply is truncated")
         return ParseFailure("form", "not a group of verdicts")
-    if len(objects) > 1:
-        return ParseFailure("form", "the reply contains verdicts more than once")
-    [given] = objects
-    unknown = [label for label in given if label not in labels]
-    if unknown:
-        return ParseFailure(
-            "form", f"the reply has a verdict for {unknown[0][:20]!r}, which no answer has"
+    if len(groups) > 1 or _find_groups(text_before_lone_tag(text), labels):
+        return ParseFailure("form", "the verdicts are given more than once")
+    [group] = groups
+    if not is_one_object(answer) and any(is_quoted(group, answer) for answer in judged):
+        return ParseFailure("form", "the reply quotes the verdicts of a judged answer")
+    given: dict[str, object] = {}
+    repeated: set[str] = set()
+    for key, verdict in group.items():
+        label = match_name(key, labels, before=_LABEL_WORDS)
+        if label is None:
+            return ParseFailure(
+                "form", f"the reply has a verdict for {key[:20]!r}, which no answer has"
+            )
+        if label in given or key in group.repeated:
+            repeated.add(label)
+        given[label] = verdict
+    return ParsedGroup(
+        tuple(
+            ParseFailure("form", f"the verdict on answer {label} is given more than once")
+            if label in repeated
+            else _verdict_of(label, given, axes)
+            for label in labels
         )
-    return ParsedGroup(tuple(_verdict_of(label, given, axes) for label in labels))
+    )
 
 
-class _Object(dict[str, object]):
-    """A JSON object that knows which of its keys were given more than once."""
-
-    repeated: frozenset[str] = frozenset()
-
-
-def _build_object(pairs: list[tuple[str, object]]) -> _Object:
-    result = _Object(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        result.repeated = frozenset(name for name in names if names.count(name) > 1)
-    return result
+def _find_groups(text: str, labels: Sequence[str]) -> list[JsonObject]:
+    """The objects in a text that have a verdict for each label."""
+    values = [part.value for part in find_parts(text) if part.value is not None]
+    groups = [group for value in values for group in _groups_in(value, labels)]
+    if not groups and (listed := _by_label(values, labels)) is not None:
+        return [listed]
+    return groups
 
 
-def _verdict_mappings(text: str) -> list[_Object]:
-    """The objects under `verdicts` in the outermost JSON objects of a text."""
-    decoder = json.JSONDecoder(object_pairs_hook=_build_object)
-    found: list[_Object] = []
-    start = text.find("{")
-    while start != -1:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            verdicts = value.get("verdicts") if isinstance(value, _Object) else None
-            if isinstance(verdicts, _Object):
-                found += [verdicts] * (2 if "verdicts" in value.repeated else 1)
-        start = text.find("{", end)
-    return found
+def _groups_in(value: object, labels: Sequence[str], depth: int = 0) -> Iterator[JsonObject]:
+    """The objects of verdicts in a JSON value: under `verdicts`, or with the labels as keys."""
+    if isinstance(value, list):
+        if (listed := _by_label(value, labels)) is not None:
+            yield listed
+        return
+    if not isinstance(value, JsonObject):
+        return
+    for key, inner in value.items():
+        group = _by_label(inner, labels) if isinstance(inner, list) else inner
+        if match_name(key, ("verdicts",)) and isinstance(group, JsonObject):
+            yield from [group] * (2 if key in value.repeated else 1)
+            return
+    labeled = JsonObject((k, v) for k, v in value.items() if isinstance(v, JsonObject))
+    if labeled and all(match_name(key, labels, before=_LABEL_WORDS) for key in labeled):
+        labeled.repeated = value.repeated
+        yield labeled
+    elif depth < MAX_DEPTH:
+        for key, inner in value.items():
+            for group in _groups_in(inner, labels, depth + 1):
+                yield from [group] * (2 if key in value.repeated else 1)
+
+
+def _by_label(items: Sequence[object], labels: Sequence[str]) -> JsonObject | None:
+    """A list of verdicts that name their labels, as an object by label."""
+    return index_by_name(items, _LABEL_KEYS, labels, before=_LABEL_WORDS)
 
 
 def _verdict_of(
-    label: str, given: Mapping[str, object], axes: Sequence[str]
+    label: str, given: dict[str, object], axes: Sequence[str]
 ) -> ParsedScores | ParseFailure:
     if label not in given:
         return ParseFailure("form", f"the verdict on answer {label} is missing")
-    if isinstance(given, _Object) and label in given.repeated:
-        return ParseFailure("form", f"the verdict on answer {label} is given more than once")
     verdict = given[label]
-    if not isinstance(verdict, _Object):
+    if not isinstance(verdict, JsonObject):
         return ParseFailure("value", f"the verdict on answer {label} is not an object")
-    if repeated := sorted(verdict.repeated.intersection(axes)):
-        return ParseFailure("form", f"answer {label}: {repeated[0]} is given more than once")
+    if not any(match_name(key, axes) for key in verdict):  # {"scores": {…}, "reason": …}
+        inner = [value for value in verdict.values() if isinstance(value, JsonObject)]
+        if len(inner) == 1 and not verdict.repeated:
+            [verdict] = inner
     parsed = validate_scores(verdict, axes)
     if isinstance(parsed, ParseFailure):
         return ParseFailure(parsed.kind, f"answer {label}: {parsed.text}")

@@ -142,7 +142,7 @@ class Transport:
         if status >= 300:
             fault = classify_response(status, text, headers, options, None, own)
         else:
-            reply = parse_reply(text, None)
+            reply = parse_reply(text, None, options, own)
             if isinstance(reply, ServerReply):
                 return self._clean_reply(reply)
             fault = reply
@@ -247,6 +247,7 @@ class Transport:
         return replace(
             reply,
             text=self._secrets.remove(reply.text),
+            thought=self._secrets.remove(reply.thought),
             model=reply.model and self._secrets.remove(reply.model),
             fingerprint=reply.fingerprint and self._secrets.remove(reply.fingerprint),
         )

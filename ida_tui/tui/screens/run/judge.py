@@ -11,6 +11,7 @@ from ida_tui.events.types import OFFLINE_JUDGE, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
 from ida_tui.util.format import UNKNOWN, format_clock, format_cost
+from ida_tui.util.text import one_line
 
 
 class JudgePane(Pane):
@@ -48,6 +49,8 @@ class JudgePane(Pane):
         rows = [Content.assemble((name, "dim")), status]
         if last is not None:
             rows += [_member_row(m) for m in last.members if m.scored < m.completions]
+            if last.failure and not last.members:
+                rows.append(Content.assemble((one_line(last.failure), "$text-error")))
             rows.append(
                 Content(
                     f"call p50 {_format_latency(last.p50_s)}  p95 {_format_latency(last.p95_s)}"
