@@ -29,6 +29,7 @@ from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
 from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
+from ida_tui.judge.calibration.gold import load_gold_of
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
 from ida_tui.planning.hub_models import known_hub_model
@@ -86,6 +87,7 @@ def preview_rows(config: Config, previous_run: RunState | None = None) -> list[t
         *_training_rows(config),
         *_reward_rows(config),
         *_judge_rows(config),
+        *_gold_rows(config),
         ("evaluation", _evaluation_text(config)),
         *_memory_rows(config, device, previous_run),
         *_output_rows(config),
@@ -314,6 +316,20 @@ def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
     yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost_estimate(config)}"
     if config.budget is not None:
         yield "budget", f"${config.budget:g}; the run pauses before the judge exceeds it"
+
+
+def _gold_rows(config: Config) -> Iterator[tuple[str, str]]:
+    """How many gold answers `judge check` would compare the judge with, or why it cannot."""
+    try:
+        gold = load_gold_of(config)
+    except UsageError as error:
+        place = f" ({error.where})" if error.where else ""
+        yield "gold answers", f"cannot be used: {error.title}{place}"
+        return
+    if gold is not None:
+        prompts = len({answer.prompt_key for answer in gold.answers})
+        counts = f"{format_count(len(gold.answers), 'answer')} to {format_count(prompts, 'prompt')}"
+        yield "gold answers", f"{gold.name}: {counts}, for ida-tui judge check"
 
 
 def _judge_text(judge: JudgeConfig) -> str:

@@ -1,11 +1,14 @@
-"""Judge pane: current batch, latency, failures, and cost."""
+"""Judge pane: current batch, latency, failures, cost, and the quality of the verdicts."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from datetime import datetime
 
 from textual.content import Content
 
+from ida_tui.events.judge_quality import QualityFigure, run_quality
 from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
@@ -19,7 +22,7 @@ class JudgePane(Pane):
     NAME, KEY = "Judge", "J"
 
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
-        """Seven rows, the most important first; for a panel also a row for each of its judges."""
+        """The rows, the most important first: seven fit beside the other panes, all if it is maximized."""
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
         scoring = state.phase == "judge" and state.ended is None and run_view.in_progress
@@ -54,22 +57,31 @@ class JudgePane(Pane):
                     f"  first {_format_latency(last.first_s)}"
                 )
             )
-            rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
-            failed = (f"failed {totals.failed:,}", "bold $text-error" if totals.failed else "")
-            slots = f" · {last.slots} parallel" if last.slots is not None else ""
-            rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
+            rows.append(
+                Content.assemble(
+                    f"verdicts {totals.calls:,} · cached {totals.cached:,} · ",
+                    (f"failed {totals.failed:,}", "bold $text-error" if totals.failed else ""),
+                )
+            )
+            parts = [f"retries {totals.retries:,}"]
+            if last.slots is not None:
+                parts.append(f"{last.slots} parallel")
+            if (step := state.newest_rollout) is not None:
+                parts.append(f"coverage {step.scored}/{step.completions}")
+            rows.append(Content(" · ".join(parts)))
             rows.append(
                 Content(
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
-        if (step := state.newest_rollout) is not None:
-            rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
+        figures = list(run_quality(state).figures())
+        rows += _quality_summary(figures)
         if last is not None:
             rows += [_member_row(m) for m in last.members if m.scored == m.completions]
             if last.spread:
                 spread = ", ".join(f"{axis} {value:.1f}" for axis, value in last.spread.items())
                 rows.append(Content(f"mean spread {spread}"))
+        rows += _quality_rows(figures, self.available_size[0])
         return join_lines(*rows)
 
 
@@ -78,6 +90,36 @@ def _member_row(member: JudgeMember) -> Content:
     count = f"{member.scored}/{member.completions}"
     style = "bold $text-error" if member.scored < member.completions else ""
     return Content.assemble((count, style), f" {member.name}")
+
+
+def _quality_summary(figures: Sequence[QualityFigure]) -> list[Content]:
+    """One row with the figures of the verdicts' quality, the problems first; empty without figures."""
+    if not figures:
+        return []
+    parts: list[Content] = []
+    for figure in sorted(figures, key=lambda figure: not figure.problem):
+        parts.append(
+            Content.assemble((f"! {figure.short}", "bold $text-warning"))
+            if figure.problem
+            else Content(figure.short)
+        )
+    return [Content(" · ").join(parts)]
+
+
+def _quality_rows(figures: Sequence[QualityFigure], width: int) -> list[Content]:
+    """Each figure in a sentence, and below it what is wrong and what to do; lines of at most `width`."""
+    rows: list[Content] = []
+    for figure in figures:
+        rows.append(Content(""))
+        text = f"{figure.name}: {figure.text}"
+        rows += [Content(line) for line in textwrap.wrap(text, max(20, width))]
+        if figure.problem:
+            advice = f"! {figure.problem}: {figure.remedy}"
+            rows += [
+                Content.assemble((line, "$text-warning"))
+                for line in textwrap.wrap(advice, max(20, width), subsequent_indent="  ")
+            ]
+    return rows
 
 
 def _format_latency(value: float | None) -> str:
