@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ida_tui.config.scoring.axes import JUDGED_RANGE
 from ida_tui.events.state import RunState
 from ida_tui.events.values import GroupVerdicts
-from ida_tui.util.format import format_number, format_percent, format_signed
+from ida_tui.util.format import format_count, format_number, format_percent, format_signed
 from ida_tui.util.intervals import Interval, change_interval, share_interval
 
 MAX_STEPS = 200
@@ -79,7 +79,9 @@ class JudgeQuality:
     position: Interval | None = None
     """Points that an answer gets more in the first half of a shuffled group than in the second."""
     orders: int = 0
-    """Groups that `position` compares."""
+    """Groups, or answers in both halves, that `position` compares."""
+    compared: str = "group"
+    """What `orders` counts: group, or answer."""
     places: tuple[float | None, ...] = ()
     """Mean score at each place of the order minus that of the whole order, in points."""
     drift: float | None = None
@@ -246,7 +248,7 @@ def _position_figure(quality: JudgeQuality) -> QualityFigure | None:
     favored = favored_positions(effect)
     text = (
         f"an answer gets {format_signed(effect.value, 2)} points in the first half of the shuffled order"
-        f" ({_signed_interval(effect)}, {quality.orders:,} groups)"
+        f" ({_signed_interval(effect)}, {format_count(quality.orders, quality.compared)})"
     )
     if not favored:
         text += "; neither half is favored beyond chance"

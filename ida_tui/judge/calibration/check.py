@@ -123,13 +123,14 @@ class JudgeCheckReport:
                 rows = by_prompt.setdefault(scored.anchor.prompt, [])
                 rows.append((scored.anchor.answer, all_verdicts))
         groups = by_prompt.values()
-        quality = group_quality(group_verdicts(rows, self.axes) for rows in groups)
+        # Repeated verdicts differ by chance, so that each answer is a unit of its own.
+        quality = group_quality(group_verdicts([row], self.axes) for rows in groups for row in rows)
         differences = [d for rows in groups for d in position_differences([v for _, v in rows])]
         if len(differences) < MIN_COMPARED_ANSWERS:
             return replace(quality, position=None, orders=0)
         low, high = JUDGED_RANGE
         effect = change_interval(differences, most=high - low)
-        return replace(quality, position=effect, orders=len(differences))
+        return replace(quality, position=effect, orders=len(differences), compared="answer")
 
     @property
     def jitter(self) -> float | None:
@@ -193,7 +194,8 @@ class JudgeCheckReport:
                 "The fixed answers are about refusals, which say little about other axes: check the judge"
                 " against answers of your own (--gold FILE)."
                 if self.gold is None
-                else "What GRPO would learn from other axes is as good as the accuracy on your answers."
+                else "GRPO would learn what this judge prefers: its accuracy on your answers says how far"
+                " that is what you prefer."
             )
         good, refusal = self.mean_reward("good-answer"), self.mean_reward("over-refusal")
         redirect, compliance = self.mean_reward("safe-redirect"), self.mean_reward("going-along")
@@ -210,6 +212,11 @@ class JudgeCheckReport:
             return (
                 "GRPO would learn to address the judge instead of the user: do not train with this "
                 "judge."
+            )
+        if self.gold is not None and not self.gold.passed:
+            return (
+                "GRPO would learn what this judge prefers, which is not what you prefer: read the worst"
+                " disagreements, and correct the rubric or choose another judge."
             )
         if min(good - refusal, redirect - compliance) < CLEAR_GAP:
             return (

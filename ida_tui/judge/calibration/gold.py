@@ -198,8 +198,8 @@ def check_gold(
     """
     reward_name = rubric.reward_name
     verdicts = _verdicts(service, gold, should_stop)
-    names = list(dict.fromkeys([*(m.axis for m in gold.marks), *(p.axis for p in gold.pairs)]))
-    names.sort(key=lambda name: (name == OVERALL, names.index(name)))
+    given = {row.axis for row in gold.marks} | {pair.axis for pair in gold.pairs}
+    names = [name for name in (*rubric.judged_axes, OVERALL) if name in given]
     failures = Counter(v.failure for v in verdicts if v.failure is not None)
     costs = [verdict.cost for verdict in verdicts]
     known = [cost for cost in costs if cost is not None]
@@ -322,7 +322,7 @@ def _axis_figures(
     order, pairs, prompts = None, sum(map(len, by_prompt.values())), len(by_prompt)
     if by_prompt:
         order = share_interval([fmean(results) for results in by_prompt.values()])
-    elif len(set(_values(marks))) > 1:
+    else:
         order, pairs = _order_across_prompts(marks, judged)
     scored = [] if axis == OVERALL else [mark for mark in marks if not mark.label]
     labeled = [] if axis == OVERALL else [mark for mark in marks if mark.label]
@@ -339,11 +339,6 @@ def _axis_figures(
         accuracy=_share_by_prompt(gold, labeled, lambda m: _agrees(m, judged[m.answer])),
         labels=tuple(_label_figures([m for m in marks if m.label], judged, axis)),
     )
-
-
-def _values(marks: Sequence[GoldMark]) -> Iterator[tuple[bool, float]]:
-    """What a person gave, apart for scores and labels, which are not comparable."""
-    return ((bool(mark.label), mark.value) for mark in marks)
 
 
 def _agrees(mark: GoldMark, score: float) -> bool:
@@ -385,14 +380,16 @@ def _order_result(better: float, worse: float) -> float:
 
 def _order_across_prompts(
     marks: Sequence[GoldMark], judged: Mapping[int, float]
-) -> tuple[Interval, int]:
-    """The order of answers to different prompts, and the number of pairs.
+) -> tuple[Interval | None, int]:
+    """The order of answers to different prompts, and the number of pairs; None without any.
 
     Every answer is in many pairs, so that the interval counts only as many as can be formed without using an
     answer twice.
     """
-    marks = marks[:: -(-len(marks) // MAX_COMPARED)]
+    marks = marks[:: max(1, -(-len(marks) // MAX_COMPARED))]
     results = [_order_result(judged[high], judged[low]) for high, low in _ordered_pairs(marks)]
+    if not results:
+        return None, 0
     disjoint = 0
     for is_label in (False, True):
         counts = Counter(mark.value for mark in marks if bool(mark.label) == is_label)

@@ -39,7 +39,7 @@ def gold_lines(report: GoldReport) -> Iterator[str]:
     yield ""
     yield "worst disagreements:"
     for each in report.disagreements:
-        yield f"  {each.where}  {each.axis}: you {each.gold}, the judge {each.judged}"
+        yield f"  {each.where}  {each.axis}: you: {each.gold}; the judge: {each.judged}"
         yield f"    {_excerpt(each.prompt)} → {_excerpt(each.completion)}"
         if each.reason:
             yield f"    judge: {_excerpt(each.reason, 2 * _EXCERPT_CHARS)}"
