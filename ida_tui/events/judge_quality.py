@@ -94,10 +94,10 @@ class JudgeQuality:
         yield from filter(
             None,
             (
-                _ties_figure(self),
                 _agreement_figure(self),
-                _length_figure(self),
                 _position_figure(self),
+                _ties_figure(self),
+                _length_figure(self),
                 _drift_figure(self),
             ),
         )
@@ -220,7 +220,7 @@ def _agreement_figure(quality: JudgeQuality) -> QualityFigure | None:
             f"average more verdicts (judge.samples={more}), lower judge.temperature, or write checks that"
             " leave less to taste"
         )
-    return QualityFigure("repeats", f"repeats ±{_points(spread.value)}", text, problem, remedy)
+    return QualityFigure("repeats", f"repeats Δ{_points(spread.value)}", text, problem, remedy)
 
 
 def _length_figure(quality: JudgeQuality) -> QualityFigure | None:
@@ -254,7 +254,7 @@ def _position_figure(quality: JudgeQuality) -> QualityFigure | None:
         text += "; neither half is favored beyond chance"
     return QualityFigure(
         "position",
-        f"first half {format_signed(effect.value, 1)}",
+        f"{'last' if effect.value < 0 else 'first'} +{_points(abs(effect.value))}",
         text,
         f"{favored} positions are favored by {_points(abs(effect.value))} points"
         if favored

@@ -10,10 +10,15 @@ from textual.content import Content
 
 from ida_tui.events.judge_quality import QualityFigure, run_quality
 from ida_tui.events.state import RunState
-from ida_tui.events.types import OFFLINE_JUDGE, JudgeMember
+from ida_tui.events.types import OFFLINE_JUDGE, JudgeBatchFinished, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
 from ida_tui.util.format import UNKNOWN, format_clock, format_cost
+
+WIDTH = 42
+"""Columns of the pane beside the other panes, before it is laid out."""
+NARROW = 40
+"""Columns below which a row has room for fewer figures."""
 
 
 class JudgePane(Pane):
@@ -49,6 +54,9 @@ class JudgePane(Pane):
         else:
             status = Content.assemble(("no batch yet", "dim"))
         rows = [Content.assemble((name, "dim")), status]
+        width = self.available_size[0] or WIDTH
+        narrow = width < NARROW
+        figures = list(run_quality(state).figures())
         if last is not None:
             rows += [_member_row(m) for m in last.members if m.scored < m.completions]
             rows.append(
@@ -57,31 +65,23 @@ class JudgePane(Pane):
                     f"  first {_format_latency(last.first_s)}"
                 )
             )
-            rows.append(
-                Content.assemble(
-                    f"verdicts {totals.calls:,} · cached {totals.cached:,} · ",
-                    (f"failed {totals.failed:,}", "bold $text-error" if totals.failed else ""),
-                )
-            )
-            parts = [f"retries {totals.retries:,}"]
-            if last.slots is not None:
-                parts.append(f"{last.slots} parallel")
-            if (step := state.newest_rollout) is not None:
-                parts.append(f"coverage {step.scored}/{step.completions}")
-            rows.append(Content(" · ".join(parts)))
+            rows += _call_rows(state, last, narrow=narrow)
             rows.append(
                 Content(
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
-        figures = list(run_quality(state).figures())
-        rows += _quality_summary(figures)
+        summary = _quality_summary(figures, width)
+        if narrow and any(figure.problem for figure in figures):
+            rows[2:2] = summary  # a narrow pane is low, too
+        else:
+            rows += summary
         if last is not None:
             rows += [_member_row(m) for m in last.members if m.scored == m.completions]
             if last.spread:
                 spread = ", ".join(f"{axis} {value:.1f}" for axis, value in last.spread.items())
                 rows.append(Content(f"mean spread {spread}"))
-        rows += _quality_rows(figures, self.available_size[0])
+        rows += _quality_rows(figures, width, self.available_size[1] - len(rows))
         return join_lines(*rows)
 
 
@@ -92,34 +92,57 @@ def _member_row(member: JudgeMember) -> Content:
     return Content.assemble((count, style), f" {member.name}")
 
 
-def _quality_summary(figures: Sequence[QualityFigure]) -> list[Content]:
-    """One row with the figures of the verdicts' quality, the problems first; empty without figures."""
-    if not figures:
-        return []
+def _call_rows(state: RunState, last: JudgeBatchFinished, *, narrow: bool) -> list[Content]:
+    """Verdicts, failures, retries, parallel calls and coverage; in a narrow pane the first ones only."""
+    totals, step = state.judge, state.newest_rollout
+    verdicts = f"verdicts {totals.calls:,} · cached {totals.cached:,}"
+    failed = (f"failed {totals.failed:,}", "bold $text-error" if totals.failed else "")
+    retries = f"retries {totals.retries:,}"
+    slots = f" · {last.slots} parallel" if last.slots is not None else ""
+    coverage = f" · coverage {step.scored}/{step.completions}" if step is not None else ""
+    if narrow:
+        return [Content(verdicts), Content.assemble(failed, f" · {retries}{slots}")]
+    return [
+        Content.assemble(f"{verdicts} · ", failed),
+        Content(f"{retries}{slots}{coverage}"),
+    ]
+
+
+def _quality_summary(figures: Sequence[QualityFigure], width: int) -> list[Content]:
+    """One row with the figures of the verdicts' quality, the problems first, as many as fit."""
     parts: list[Content] = []
+    free = width
     for figure in sorted(figures, key=lambda figure: not figure.problem):
-        parts.append(
-            Content.assemble((f"! {figure.short}", "bold $text-warning"))
-            if figure.problem
-            else Content(figure.short)
+        part = Content.assemble(
+            (f"! {figure.short}", "bold $text-warning") if figure.problem else figure.short
         )
-    return [Content(" · ").join(parts)]
+        needed = part.cell_length + (3 if parts else 0)
+        if needed <= free:
+            parts.append(part)
+            free -= needed
+    return [Content(" · ").join(parts)] if parts else []
 
 
-def _quality_rows(figures: Sequence[QualityFigure], width: int) -> list[Content]:
-    """Each figure in a sentence, and below it what is wrong and what to do; lines of at most `width`."""
-    rows: list[Content] = []
+def _quality_rows(figures: Sequence[QualityFigure], width: int, height: int) -> list[Content]:
+    """Each figure in a sentence, and below it what is wrong and what to do.
+
+    Args:
+        figures: the figures.
+        width: columns of a line.
+        height: free rows; if there are enough, an empty row is above each figure.
+    """
+    blocks: list[list[Content]] = []
     for figure in figures:
-        rows.append(Content(""))
-        text = f"{figure.name}: {figure.text}"
-        rows += [Content(line) for line in textwrap.wrap(text, max(20, width))]
+        lines = textwrap.wrap(f"{figure.name}: {figure.text}", max(20, width))
+        block = list(map(Content, lines))
         if figure.problem:
             advice = f"! {figure.problem}: {figure.remedy}"
-            rows += [
-                Content.assemble((line, "$text-warning"))
-                for line in textwrap.wrap(advice, max(20, width), subsequent_indent="  ")
-            ]
-    return rows
+            lines = textwrap.wrap(advice, max(20, width), subsequent_indent="  ")
+            block += [Content.assemble((line, "$text-warning")) for line in lines]
+        blocks.append(block)
+    is_spaced = sum(map(len, blocks)) + len(blocks) <= height
+    space = [Content("")] if is_spaced else []
+    return [row for block in blocks for row in (*space, *block)]
 
 
 def _format_latency(value: float | None) -> str:
