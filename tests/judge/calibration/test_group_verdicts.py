@@ -69,10 +69,10 @@ def test_a_failed_verdict_is_in_no_figure() -> None:
 
 def test_the_verdicts_of_several_samples_are_compared_axis_by_axis() -> None:
     script = [Judge(4, 9, 4), Judge(5, 9, 4), Judge(7, 9, 4)]
-    with ScriptedJudge(script) as judge:
-        with make_service(judge, samples=3, concurrency=1, temperature=0.7) as service:
-            requests = make_requests(1)
-            [verdict], _ = service.score_batch(requests)
+    options: dict[str, Any] = {"samples": 3, "concurrency": 1, "temperature": 0.7}
+    with ScriptedJudge(script) as judge, make_service(judge, **options) as service:
+        requests = make_requests(1)
+        [verdict], _ = service.score_batch(requests)
     assert sorted(s.scores["align"] or 0 for s in verdict.samples) == [4, 5, 7]
     assert {sample.position for sample in verdict.samples} == {None}
     figures = group_verdicts(rows_of(requests, [verdict]), AXES)
@@ -139,9 +139,9 @@ def test_a_preference_for_early_answers_is_measured_and_cancels_in_reversed_orde
     samples: int,
 ) -> None:
     requests = make_requests(8)
-    with ScriptedJudge(rule=favoring(3)) as judge:
-        with group_service(judge, samples=samples, temperature=0.5) as service:
-            verdicts, _ = VerdictBatch(service).collect(requests, group_size=8)
+    options: dict[str, Any] = {"samples": samples, "temperature": 0.5}
+    with ScriptedJudge(rule=favoring(3)) as judge, group_service(judge, **options) as service:
+        verdicts, _ = VerdictBatch(service).collect(requests, group_size=8)
     figures = group_verdicts(rows_of(requests, verdicts), AXES)
     assert figures.early_minus_late == pytest.approx(1.0)  # 3 points on one of three axes
     if samples == 1:
