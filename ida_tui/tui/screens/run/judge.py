@@ -26,6 +26,11 @@ class JudgePane(Pane):
 
     NAME, KEY = "Judge", "J"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._figures: tuple[object, list[QualityFigure]] = (None, [])
+        """The newest figures of the verdicts' quality, and what they were computed from."""
+
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """The rows, the most important first: seven fit beside the other panes, all if it is maximized."""
         name = state.run.judge if state.run else ""
@@ -56,7 +61,7 @@ class JudgePane(Pane):
         rows = [Content.assemble((name, "dim")), status]
         width = self.available_size[0] or WIDTH
         narrow = width < NARROW
-        figures = list(run_quality(state).figures())
+        figures = self._quality_figures(state)
         if last is not None:
             rows += [_member_row(m) for m in last.members if m.scored < m.completions]
             rows.append(
@@ -83,6 +88,14 @@ class JudgePane(Pane):
                 rows.append(Content(f"mean spread {spread}"))
         rows += _quality_rows(figures, width, self.available_size[1] - len(rows))
         return join_lines(*rows)
+
+    def _quality_figures(self, state: RunState) -> list[QualityFigure]:
+        """The figures of the verdicts' quality, computed again only after a step or a drift probe."""
+        newest = state.steps[-1] if state.steps else None
+        source = (newest, len(state.steps), state.scored_since_step, state.judge_probes)
+        if source != self._figures[0]:
+            self._figures = source, list(run_quality(state).figures())
+        return self._figures[1]
 
 
 def _member_row(member: JudgeMember) -> Content:
