@@ -1,10 +1,12 @@
-"""Text of a judge's accuracy on gold answers, for `ida-tui judge check`."""
+"""Text of gold answers and of a judge's accuracy on them, for `ida-tui judge check` and `--check`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ida_tui.judge.calibration.gold import GoldAxis, GoldReport, interval_text
+from ida_tui.config.schema import Config
+from ida_tui.errors import UsageError
+from ida_tui.judge.calibration.gold import GoldAxis, GoldReport, interval_text, load_gold_of
 from ida_tui.util.format import (
     format_cost,
     format_count,
@@ -16,6 +18,19 @@ from ida_tui.util.text import one_line
 
 _EXCERPT_CHARS = 60
 _MARKS = {"good": "✓", "note": "!", "error": "✗"}
+
+
+def gold_summary(config: Config) -> str:
+    """How many gold answers an experiment names, or why they cannot be used; empty if it names none."""
+    try:
+        gold = load_gold_of(config)
+    except UsageError as error:
+        return f"cannot be used: {error.title}" + (f" ({error.where})" if error.where else "")
+    if gold is None:
+        return ""
+    prompts = len({answer.prompt_key for answer in gold.answers})
+    counts = f"{format_count(len(gold.answers), 'answer')} to {format_count(prompts, 'prompt')}"
+    return f"{gold.name}: {counts}, for ida-tui judge check"
 
 
 def gold_lines(report: GoldReport) -> Iterator[str]:
