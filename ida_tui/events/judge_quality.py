@@ -27,13 +27,13 @@ MIN_REPEATS = 8
 """Fewest answers with several verdicts for a figure of their agreement."""
 MIN_LENGTH_STEPS = 3
 """Fewest steps for the correlation with length; each has at least eight completions."""
-MANY_TIES = 0.4
-"""Share of ties from which groups teach little."""
+MANY_TIES = 0.75
+"""Share of ties from which groups teach little; a model that refuses everything has up to 70%."""
 MANY_FLAT_GROUPS = 0.8
 """Share of groups without any difference from which little is learned, as in the alert `zero variance`."""
 WIDE_SPREAD = 1.0
 """Mean distance of repeated verdicts, in points, from which a judge's noise hides differences."""
-STRONG_LENGTH = 0.6
+STRONG_LENGTH = 0.8
 """Correlation with length from which a judge pays for length."""
 CLEAR_POSITION = 0.25
 """Effect of the position, in points, below which it is too small to matter: half of a half point."""
