@@ -6,6 +6,7 @@ from datetime import datetime
 
 from textual.content import Content
 
+from ida_tui.events.judge_wait import JudgeWait, judge_wait
 from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
@@ -17,6 +18,12 @@ class JudgePane(Pane):
     """A live timer while a batch is being judged, and totals since the start of the run."""
 
     NAME, KEY = "Judge", "J"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wait: JudgeWait | None = None
+        self._wait_of: tuple[object, int] | None = None
+        """The batches and the number of steps that `_wait` was computed from."""
 
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """Seven rows, the most important first; for a panel also a row for each of its judges."""
@@ -63,6 +70,8 @@ class JudgePane(Pane):
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
+        if (hint := self._wait_hint(state)) is not None:
+            rows.append(hint)
         if (step := state.newest_rollout) is not None:
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
         if last is not None:
@@ -71,6 +80,19 @@ class JudgePane(Pane):
                 spread = ", ".join(f"{axis} {value:.1f}" for axis, value in last.spread.items())
                 rows.append(Content(f"mean spread {spread}"))
         return join_lines(*rows)
+
+    def _wait_hint(self, state: RunState) -> Content | None:
+        """The setting that would shorten the wait for the judge most; None while none would by much."""
+        inputs = (state.judge.recent, len(state.steps))
+        if (
+            self._wait_of is None
+            or self._wait_of[0] is not inputs[0]
+            or self._wait_of[1] != inputs[1]
+        ):
+            self._wait_of, self._wait = inputs, judge_wait(state)
+        if self._wait is None:
+            return None
+        return Content.assemble((f"→ {self._wait.short_text}", "$text-accent"))
 
 
 def _member_row(member: JudgeMember) -> Content:
