@@ -25,10 +25,10 @@ from ida_tui.judge.backends.offline.heuristic import UNKNOWN_LANGUAGE_FAILURE, O
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
     JudgeClient,
-    VerdictRecord,
     endpoint_key,
 )
 from ida_tui.judge.backends.openai.rate_limit import Limiter
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts

@@ -16,7 +16,7 @@ import pytest
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
-from ida_tui.judge.backends.openai.client import VerdictRecord
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.verdict import JudgeRequest, Verdict

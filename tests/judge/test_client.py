@@ -20,8 +20,9 @@ from ida_tui.judge.backends.openai.capabilities import (
     OutputFormat,
 )
 from ida_tui.judge.backends.openai.client import JudgeClient
+from ida_tui.judge.backends.openai.error_response import parse_retry_after
 from ida_tui.judge.backends.openai.prompt import render_messages, verdict_schema
-from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
+from ida_tui.judge.errors import JudgeUnavailable, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.support.judge_server import (

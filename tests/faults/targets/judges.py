@@ -14,11 +14,11 @@ from typing import Any
 from ida_tui.cli.main import main
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
+from ida_tui.judge.backends.openai.error_response import classify_response, parse_retry_after
 from ida_tui.judge.backends.openai.parse import ParsedScores, parse_verdict
 from ida_tui.judge.backends.openai.reply import ServerReply
 from ida_tui.judge.backends.openai.transport import Transport
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
-from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.faults import hostile

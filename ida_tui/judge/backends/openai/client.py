@@ -11,9 +11,8 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL
@@ -33,10 +32,17 @@ from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, pars
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.openai.reply import ServerReply
+from ida_tui.judge.backends.openai.request import (
+    Question,
+    RequestState,
+    UsageTotals,
+    VerdictRecord,
+    token_cost,
+)
 from ida_tui.judge.backends.openai.transport import ListedModel, Transport
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault, redact, unavailable_error
-from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.judge.verdict import JudgeRequest
 from ida_tui.util.text import strip_credentials
 
 RETRY_BASE_S = 0.5
@@ -48,83 +54,6 @@ MIN_CHARS_PER_TOKEN = 2.0
 T = TypeVar("T")
 OnThrottled = Callable[[RequestFault, float, int], None]
 """Called when calls are throttled: the fault, the wait in seconds, the number of concurrent calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictRecord:
-    """A verdict with the raw reply and the fingerprint that the cache stores with it."""
-
-    verdict: Verdict
-    raw: str
-    """The unparsed text of the judge's reply; empty for a failed verdict."""
-    fingerprint: str | None
-    """The `system_fingerprint` of the reply; None if the server sends none."""
-
-
-@dataclass(slots=True)
-class _UsageTotals:
-    """Tokens and cost of all replies to one request, including unusable replies."""
-
-    config: JudgeConfig
-    input_tokens: int = 0
-    output_tokens: int = 0
-    has_unknown_usage: bool = False
-    """Whether a reply came without token counts."""
-
-    def add(self, reply: ServerReply) -> None:
-        if reply.input_tokens is None or reply.output_tokens is None:
-            self.has_unknown_usage = True
-        self.input_tokens += reply.input_tokens or 0
-        self.output_tokens += reply.output_tokens or 0
-
-    @property
-    def cost(self) -> float | None:
-        if (
-            self.has_unknown_usage
-            and self.config.price
-            and any(self.config.price.model_dump().values())
-        ):
-            return None
-        return token_cost(self.config, self.input_tokens, self.output_tokens)
-
-
-def token_cost(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
-    """The price of the tokens in US dollars; None if the judge profile has no price."""
-    if config.price is None:
-        return None
-    return (input_tokens * config.price.input + output_tokens * config.price.output) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class _Question(Generic[T]):
-    """What one request asks: the verdict on one completion, or those on a group."""
-
-    render: Callable[[str, bool, bool], JudgeMessages]
-    """The messages, from a nonce, whether to include the schema, and whether to reword."""
-    schema: Mapping[str, object]
-    parse: Callable[[str], T | ParseFailure]
-    max_tokens: int
-    """Maximum length of the reply."""
-
-
-@dataclass(slots=True)
-class _RequestState:
-    """State of one request over its retries."""
-
-    capabilities: Capabilities
-    usage: _UsageTotals
-    seconds: float = 0.0
-    """Time spent in HTTP requests."""
-    transient_retries: int = 0
-    """Retries after transient errors."""
-    invalid_reply_retries: int = 0
-    """Retries after replies that could not be parsed as a verdict."""
-    reworded: bool = False
-    """Whether the prompt now states that the judge is only asked to grade."""
-    declined: bool = False
-    """Whether the last reply was a refusal to judge the text."""
-    served_model: str | None = None
-    """The model that the server reported last."""
 
 
 class JudgeClient:
@@ -187,7 +116,7 @@ class JudgeClient:
                 the budget, or the server asks for a longer wait than the profile allows.
         """
         config, state = self._config, self._new_state()
-        question: _Question[ParsedScores] = _Question(
+        question: Question[ParsedScores] = Question(
             render=lambda nonce, with_schema, reworded: render_messages(
                 self._rubric,
                 request.prompt,
@@ -205,9 +134,9 @@ class JudgeClient:
         )
         outcome = await self._ask(question, state)
         if isinstance(outcome, str):
-            return VerdictRecord(self._failed_verdict(outcome, state), "", None)
+            return VerdictRecord(state.failed_verdict(outcome), "", None)
         parsed, reply = outcome
-        return VerdictRecord(self._scored_verdict(parsed, state), reply.text, reply.fingerprint)
+        return VerdictRecord(state.scored_verdict(parsed), reply.text, reply.fingerprint)
 
     async def request_group(self, requests: Sequence[JudgeRequest]) -> list[VerdictRecord]:
         """Request the verdicts on all completions of one prompt in one call.
@@ -224,7 +153,7 @@ class JudgeClient:
         """
         config, state, count = self._config, self._new_state(), len(requests)
         first, axes = requests[0], tuple(self._rubric.judged_axes)
-        question: _Question[ParsedGroup] = _Question(
+        question: Question[ParsedGroup] = Question(
             render=lambda nonce, with_schema, reworded: render_group_messages(
                 self._rubric,
                 first.prompt,
@@ -242,12 +171,12 @@ class JudgeClient:
         )
         outcome = await self._ask(question, state)
         if isinstance(outcome, str):
-            return [VerdictRecord(self._failed_verdict(outcome, state), "", None)] * count
+            return [VerdictRecord(state.failed_verdict(outcome), "", None)] * count
         group, reply = outcome
         verdicts = [
-            self._failed_verdict(redact(parsed.text, self._key), state)
+            state.failed_verdict(redact(parsed.text, self._key))
             if isinstance(parsed, ParseFailure)
-            else self._scored_verdict(parsed, state)
+            else state.scored_verdict(parsed)
             for parsed in group.verdicts
         ]
         return [
@@ -255,12 +184,10 @@ class JudgeClient:
             for number, verdict in enumerate(verdicts)
         ]
 
-    def _new_state(self) -> _RequestState:
-        return _RequestState(self.capabilities, _UsageTotals(self._config))
+    def _new_state(self) -> RequestState:
+        return RequestState(self.capabilities, UsageTotals(self._config))
 
-    async def _ask(
-        self, question: _Question[T], state: _RequestState
-    ) -> tuple[T, ServerReply] | str:
+    async def _ask(self, question: Question[T], state: RequestState) -> tuple[T, ServerReply] | str:
         """Send a request until its reply can be parsed; returns the failure if no retry is left.
 
         If only a part of a group can be parsed, also after the retry, the better of the two replies counts.
@@ -314,9 +241,7 @@ class JudgeClient:
         """Close the connections."""
         await self._transport.close()
 
-    async def _send(
-        self, question: _Question[T], state: _RequestState
-    ) -> ServerReply | RequestFault:
+    async def _send(self, question: Question[T], state: RequestState) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
         messages, options = self._build_request(question, state)
 
@@ -329,7 +254,7 @@ class JudgeClient:
             if isinstance(outcome, RequestFault):
                 return PaidReply(outcome, 0.0, "unanswered" if outcome.unanswered else "failed")
             state.usage.add(outcome)
-            usage = _UsageTotals(self._config)
+            usage = UsageTotals(self._config)
             usage.add(outcome)
             return PaidReply(outcome, usage.cost)
 
@@ -348,7 +273,7 @@ class JudgeClient:
         self._capabilities = self._stored_capabilities = capabilities
 
     def _build_request(
-        self, question: _Question[T], state: _RequestState
+        self, question: Question[T], state: RequestState
     ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
         messages = question.render(
@@ -363,7 +288,7 @@ class JudgeClient:
         return messages, options
 
     async def _handle_fault(
-        self, fault: RequestFault, state: _RequestState, started_at: float
+        self, fault: RequestFault, state: RequestState, started_at: float
     ) -> str | None:
         """Prepare the retry after a fault; returns the failure if there is no retry."""
         match fault.kind:
@@ -387,7 +312,7 @@ class JudgeClient:
                 return await self._handle_transient_fault(fault, state, started_at)
 
     async def _handle_transient_fault(
-        self, fault: RequestFault, state: _RequestState, started_at: float
+        self, fault: RequestFault, state: RequestState, started_at: float
     ) -> str | None:
         """Wait before the retry of a transient error; returns the failure if no retry is left."""
         retry_after = fault.retry_after_s
@@ -413,7 +338,7 @@ class JudgeClient:
         state.transient_retries += 1
         return None
 
-    def _retry_reworded(self, failure: str, state: _RequestState) -> str | None:
+    def _retry_reworded(self, failure: str, state: RequestState) -> str | None:
         """Prepare a retry with a reworded prompt; returns the failure if no retry is left."""
         if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(failure, self._key)
@@ -421,7 +346,7 @@ class JudgeClient:
         state.reworded = True
         return None
 
-    def _parse_reply(self, question: _Question[T], reply: ServerReply) -> T | ParseFailure:
+    def _parse_reply(self, question: Question[T], reply: ServerReply) -> T | ParseFailure:
         """Parse a reply to a question."""
         if reply.declined:
             return ParseFailure("form", "the judge declined to judge the text")
@@ -432,7 +357,7 @@ class JudgeClient:
         return parsed
 
     def _handle_invalid_reply(
-        self, parsed: ParseFailure, reply: ServerReply, state: _RequestState
+        self, parsed: ParseFailure, reply: ServerReply, state: RequestState
     ) -> str | None:
         """Prepare the one retry of an unusable reply; returns the failure if no retry is left."""
         if reply.declined:
@@ -449,32 +374,6 @@ class JudgeClient:
             return redact(parsed.text, self._key)
         state.invalid_reply_retries += 1
         return None
-
-    def _scored_verdict(self, parsed: ParsedScores, state: _RequestState) -> Verdict:
-        return Verdict.scored(
-            parsed.scores,
-            parsed.reason,
-            self._config.model,
-            latency_s=state.seconds,
-            cost=state.usage.cost,
-            retries=state.transient_retries + state.invalid_reply_retries,
-            served_model=state.served_model,
-            input_tokens=state.usage.input_tokens,
-            output_tokens=state.usage.output_tokens,
-        )
-
-    def _failed_verdict(self, failure: str, state: _RequestState) -> Verdict:
-        return Verdict.failed(
-            failure,
-            self._config.model,
-            latency_s=state.seconds,
-            cost=state.usage.cost,
-            retries=state.transient_retries + state.invalid_reply_retries,
-            declined=state.declined,
-            served_model=state.served_model,
-            input_tokens=state.usage.input_tokens,
-            output_tokens=state.usage.output_tokens,
-        )
 
 
 def _scored(parsed: object) -> int:

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER_KEY, host_of, is_local
+from ida_tui.judge.backends.openai.error_response import classify_response
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
 from ida_tui.judge.backends.openai.reply import ServerReply, parse_reply
-from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, classify_response, redact
+from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, redact
 
 CONNECT_TIMEOUT_S = 5.0
 LIST_MODELS_TIMEOUT_S = 5.0
