@@ -48,7 +48,7 @@ CONFIG = resolve("quickstart").config
 COMPLETIONS, SLOTS, LATENCY_S = 64, 16, 1.0
 REASON = (
     "It answers the question in the title with concrete steps, names the command and its options, and adds"
-    " no warning that nobody needs here at all."
+    " no warning that readers do not need."
 )
 """A reason of 25 words, the most that the judge is asked for."""
 SCALES = ("group", "batch", "none")
@@ -172,24 +172,26 @@ def measure_wait(steps: int) -> tuple[list[Goal], dict[str, Any]]:
     waits: dict[int, float] = {}
     busy: dict[int, float] = {}
     predicted: dict[int, float] = {}
-    for slots in (2, 4, 8, 16):
+    step_s: dict[int, float] = {}
+    for slots in (2, 4, 8):
         with ScriptedJudge(delay_s=0.2) as judge:
             state = _run(judge, steps=steps, evaluate=False, slots=slots)
         waits[slots] = statistics.fmean(batch.exposed_s for batch in state.judge.recent)
         busy[slots] = statistics.fmean(batch.seconds for batch in state.judge.recent)
+        step_s[slots] = statistics.fmean(sum(step.seconds.values()) for step in state.steps)
         wait = judge_wait(state)
         saved = wait.remedy.saved_s if wait is not None and wait.remedy is not None else None
         predicted[2 * slots] = waits[slots] - (saved or 0.0)
         print(
-            f"wait: {slots:>2} slots, {waits[slots]:.2f} s of a step"
+            f"wait: {slots} slots, {waits[slots]:.2f} s of a step"
             + (f" (predicted {predicted[slots]:.2f} s)" if slots in predicted else "")
             + (f"; {wait.short_text}" if wait is not None else "")
         )
-    error = max(abs(predicted[n] - waits[n]) / waits[n // 2] for n in (4, 8, 16))
+    error = max(abs(predicted[n] - waits[n]) / step_s[n] for n in (4, 8))
     return [
-        Goal("error of a predicted wait / the wait", error, 0.15),
-        Goal("exposed / busy at 16 slots", waits[16] / busy[16], 1.0),
-    ], {"wait_s": waits, "predicted_wait_s": predicted, "busy_s": busy}
+        Goal("error of a predicted wait / the step", error, 0.1),
+        Goal("exposed / busy at 8 slots", waits[8] / busy[8], 1.0),
+    ], {"wait_s": waits, "predicted_wait_s": predicted, "busy_s": busy, "step_s": step_s}
 
 
 # --- jitter -------------------------------------------------------------------------------------
