@@ -16,6 +16,8 @@ MAX_MESSAGE_CHARS = 200
 """Maximum length of a displayed server message, in characters."""
 UNTRUSTED_CERTIFICATE = "untrusted_certificate"
 """`RequestFault.code` of a server whose TLS certificate is not trusted."""
+REFUSED_FIELD = "refused_field"
+"""`RequestFault.code` of a server that refuses a field of `judge.extra_body`."""
 OFFLINE_HINT = "or set judge=offline, which needs no key"
 
 NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -51,18 +53,18 @@ class JudgeInterrupted(Exception):
 class RequestFault:
     """A request that got no usable reply.
 
-    `kind` says how to react: `fatal` needs the user, `transient` is worth a retry, `parameter` and
-    `format` call for a request with fewer features, `declined` means that a content filter refused
-    the text, `rejected` fails this request only.
+    `kind` says how to react: `fatal` needs the user, `transient` is worth a retry, `refused` calls for a
+    request with fewer features, `declined` means that a content filter refused the text, `rejected` fails
+    this request only.
     """
 
-    kind: Literal["fatal", "transient", "parameter", "format", "declined", "rejected"]
+    kind: Literal["fatal", "transient", "refused", "declined", "rejected"]
     text: str
     """A short message for display, without keys."""
     status: int | None = None
     code: str = ""
-    parameter: str = ""
-    """The request parameter that the server refused, for kind `parameter`."""
+    features: frozenset[str] = frozenset()
+    """What the server refused, for kind `refused`; empty if it names nothing."""
     retry_after_s: float | None = None
     """The wait that the server asks for; None if it names none."""
     overload: bool = False
@@ -94,6 +96,18 @@ def unavailable_error(
             f"on this machine use http://\n{OFFLINE_HINT}",
         )
     server_message = f"\nserver message: {fault.text}"
+    if fault.code == REFUSED_FIELD:
+        field = next(iter(fault.features))
+        return JudgeUnavailable(
+            f"the judge {model} refuses the field {field} of judge.extra_body",
+            f"remove judge.extra_body.{field}, or ask another server\n{OFFLINE_HINT}{server_message}",
+        )
+    if fault.status == 407:
+        return JudgeUnavailable(
+            f"the proxy on the way to {host} requires a login",
+            "write the address of the proxy with user and password in the variable that names it, such as "
+            f"HTTPS_PROXY=http://user:password@proxy.example:8080{server_message}",
+        )
     if key_name:
         set_key = f"export {key_name}=sk-..., or add {key_name}=sk-... to .env\n{OFFLINE_HINT}"
     else:

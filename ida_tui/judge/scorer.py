@@ -359,6 +359,7 @@ class JudgeScorer:
                 limiter=self._limiter,
                 budget=self._budget,
                 on_throttled=self._on_throttled,
+                warn=self._warn,
                 retry_base_s=self._retry_base_s,
             )
         return self._client

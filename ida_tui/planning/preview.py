@@ -23,11 +23,16 @@ from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
 from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.config.trust.endpoint import (
+    OPENAI_BASE_URL,
+    endpoint_source,
+    is_local,
+    may_get_variable,
+)
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
@@ -37,6 +42,7 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
 from ida_tui.util.format import format_cost, format_count, format_size
 from ida_tui.util.paths import cache_folder, display_path, expand_home
+from ida_tui.util.proxies import find_proxy
 from ida_tui.util.text import quoted, strip_credentials
 
 _LABEL_WIDTH = 13
@@ -303,6 +309,9 @@ def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
     else:
         yield "judge", _judge_text(judge)
         yield "key", _key_status(judge)
+    proxies = dict.fromkeys(_proxy_text(m) for m in judge.members if m.kind == "openai")
+    if used := [text for text in proxies if text]:
+        yield "proxy", "\n".join(used)
     yield "judge mode", _mode_text(config)
     in_training, anchors = count_judge_calls(config)
     calls = in_training + anchors
@@ -324,7 +333,17 @@ def _judge_text(judge: JudgeConfig) -> str:
     if judge.kind != "openai":
         return "offline heuristic   (no calls)"
     where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
-    return f"{name}   ({judge.model} at {where})"
+    return f"{name}   ({judge.model} at {where}{endpoint_source(judge.base_url)})"
+
+
+def _proxy_text(judge: JudgeConfig) -> str:
+    """The proxy on the way to a judge's server, or why it cannot be used; empty without one."""
+    base_url = judge.base_url or OPENAI_BASE_URL
+    proxy = None if is_local(base_url) else find_proxy(base_url)
+    if proxy is None:
+        return ""
+    problem = proxy.problem()
+    return "\n".join(problem) if problem else proxy.label
 
 
 def _mode_text(config: Config) -> str:
@@ -350,7 +369,7 @@ def _plugin_label(name: str) -> str:
 def _key_status(judge: JudgeConfig) -> str:
     if judge.api_key_env is None:
         return "not needed"
-    if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
+    if not may_get_variable(judge.base_url, judge.api_key_env):
         return "not needed: the server is local, and the OpenAI key is not sent to it"
     source = key_source(judge)
     name = judge.api_key_env

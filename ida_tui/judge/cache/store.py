@@ -212,7 +212,7 @@ class VerdictCache:
                 endpoint,
                 int(capabilities.output_format),
                 capabilities.token_limit_parameter,
-                " ".join(sorted(capabilities.refused_parameters)),
+                " ".join(sorted(capabilities.refused)),
                 datetime.now(UTC).isoformat(),
             ],
         )

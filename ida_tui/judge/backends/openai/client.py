@@ -1,6 +1,6 @@
 """Client of an OpenAI-compatible judge: retries each request until it gets a verdict or gives up.
 
-A request that the server refuses is sent again with fewer features (`Capabilities`). Transient errors
+A request that the server refuses is sent again with fewer features (`Discovery`). Transient errors
 are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
 that only the user can fix raises `JudgeUnavailable`.
 """
@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL
+from ida_tui.judge.api_key import OPENAI_BASE_URL, is_local
 from ida_tui.judge.backends.openai.capabilities import (
     Capabilities,
     CapabilityStore,
     InMemoryCapabilityStore,
     OutputFormat,
 )
+from ida_tui.judge.backends.openai.discovery import LEAD_S, Discovery, Turn
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
     group_schema,
@@ -67,7 +68,12 @@ class JudgeClient:
         limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
         budget: the budget; None is unlimited.
         on_throttled: called when calls are throttled.
+        warn: receives warnings for the user.
         retry_base_s: wait before the first retry of a transient error, in seconds.
+        lead_s: longest wait for the first request to an unknown endpoint, in seconds.
+
+    Raises:
+        JudgeUnavailable: the proxy cannot be used, or a header of the profile has no value.
     """
 
     def __init__(
@@ -80,7 +86,9 @@ class JudgeClient:
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         on_throttled: OnThrottled = lambda fault, seconds, slots: None,
+        warn: Callable[[str], None] = lambda text: None,
         retry_base_s: float = RETRY_BASE_S,
+        lead_s: float = LEAD_S,
     ) -> None:
         self._config = config
         self._rubric = rubric
@@ -93,9 +101,12 @@ class JudgeClient:
         self._retry_base_s = retry_base_s
         self.endpoint = endpoint_key(config)
         """The key under which the endpoint's capabilities are stored."""
-        self._capabilities = self._stored_capabilities = self._store.load_capabilities(
-            self.endpoint
+        self._stored_capabilities = self._store.load_capabilities(self.endpoint)
+        self._discovery = Discovery(
+            self._stored_capabilities, schema_field=is_local(config.base_url), lead_s=lead_s
         )
+        self._warn = warn
+        self._path_noted = False
         self._verified_formats: set[OutputFormat] = set()
         """Output formats that have produced a verdict."""
         self._transport = Transport(config, key)
@@ -103,7 +114,7 @@ class JudgeClient:
     @property
     def capabilities(self) -> Capabilities:
         """The capabilities of the endpoint, as far as they are known."""
-        return self._capabilities or Capabilities()
+        return self._discovery.current
 
     async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
         """Request a verdict on one completion.
@@ -194,8 +205,11 @@ class JudgeClient:
         """
         partial: tuple[T, ServerReply] | None = None
         while True:
+            await self._discovery.wait()
             async with self._limiter.slot() as call:
-                outcome = await self._send(question, state)
+                while (turn := self._discovery.take_turn()) is None:
+                    await self._discovery.wait()
+                outcome = await self._send(question, state, turn)
                 if isinstance(outcome, ServerReply):
                     call.input_tokens = outcome.input_tokens
                     call.output_tokens = outcome.output_tokens
@@ -226,7 +240,13 @@ class JudgeClient:
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models that the endpoint lists, or why the list could not be read."""
-        return await self._transport.list_models()
+        models = await self._transport.list_models(self.capabilities)
+        if isinstance(models, RequestFault) and not self.capabilities.path:
+            wrong_path = models.status in (404, 405) or models.kind == "rejected"
+            if wrong_path and await self._transport.answers_at_fallback():
+                self._discovery.append_path()
+                return await self._transport.list_models(self.capabilities)
+        return models
 
     def unavailable_error(self, fault: RequestFault) -> JudgeUnavailable:
         """The error for a fault that only the user can fix."""
@@ -241,16 +261,25 @@ class JudgeClient:
         """Close the connections."""
         await self._transport.close()
 
-    async def _send(self, question: Question[T], state: RequestState) -> ServerReply | RequestFault:
+    async def _send(
+        self, question: Question[T], state: RequestState, turn: Turn
+    ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
-        messages, options = self._build_request(question, state)
+        estimated, _ = self._build_request(question, state, turn.capabilities)
 
         async def call() -> PaidReply[ServerReply | RequestFault]:
-            started = time.monotonic()
-            try:
-                outcome = await self._transport.post(messages, options)
-            finally:
-                state.seconds += time.monotonic() - started
+            with self._discovery.sending(turn):
+                state.capabilities = turn.capabilities
+                messages, options = self._build_request(question, state, turn.capabilities)
+                started = time.monotonic()
+                try:
+                    outcome = await self._transport.post(messages, options, turn.capabilities)
+                finally:
+                    state.seconds += time.monotonic() - started
+                if isinstance(outcome, ServerReply):
+                    self._discovery.accept(turn)
+                elif outcome.kind == "refused":
+                    state.resends = self._discovery.refuse(turn, outcome)
             if isinstance(outcome, RequestFault):
                 return PaidReply(outcome, 0.0, "unanswered" if outcome.unanswered else "failed")
             state.usage.add(outcome)
@@ -258,7 +287,7 @@ class JudgeClient:
             usage.add(outcome)
             return PaidReply(outcome, usage.cost)
 
-        return await self._budget.run(self._max_cost(messages, question.max_tokens), call)
+        return await self._budget.run(self._max_cost(estimated, question.max_tokens), call)
 
     def _max_cost(self, messages: JudgeMessages, max_tokens: int) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""
@@ -268,24 +297,31 @@ class JudgeClient:
     def _confirm_capabilities(self, capabilities: Capabilities) -> None:
         """Record the request options that produced a verdict."""
         self._verified_formats.add(capabilities.output_format)
-        if capabilities != self._stored_capabilities:
+        if capabilities == self.capabilities and capabilities != self._stored_capabilities:
             self._store.save_capabilities(self.endpoint, capabilities)
-        self._capabilities = self._stored_capabilities = capabilities
+            self._stored_capabilities = capabilities
+        if capabilities.path and not self._path_noted:
+            self._path_noted = True
+            address = f"{self._config.base_url}{capabilities.path}"
+            self._warn(f"the judge's server answers at {address}: write judge.base_url={address}")
 
     def _build_request(
-        self, question: Question[T], state: RequestState
+        self, question: Question[T], state: RequestState, capabilities: Capabilities
     ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
         messages = question.render(
-            secrets.token_hex(8), state.capabilities.schema_in_prompt, state.reworded
+            secrets.token_hex(8), capabilities.schema_in_prompt, state.reworded
         )
-        options = state.capabilities.request_options(
+        options = capabilities.request_options(
             question.schema,
             max_tokens=question.max_tokens,
             temperature=self._config.temperature,
             reasoning_effort=self._config.reasoning_effort,
         )
-        return messages, options
+        own = self._config.extra_body
+        if own.keys() & {"max_tokens", "max_completion_tokens"}:
+            options.pop(capabilities.token_limit_parameter or "", None)
+        return messages, {**options, **own}
 
     async def _handle_fault(
         self, fault: RequestFault, state: RequestState, started_at: float
@@ -294,15 +330,8 @@ class JudgeClient:
         match fault.kind:
             case "fatal":
                 raise self.unavailable_error(fault)
-            case "parameter":
-                state.capabilities = state.capabilities.without_parameter(fault.parameter)
-                return None
-            case "format":
-                lower = state.capabilities.with_simpler_format()
-                if lower is None:
-                    return fault.text
-                state.capabilities = lower
-                return None
+            case "refused":
+                return None if state.resends else self._refusal_text(fault)
             case "declined":
                 state.declined = True
                 return self._retry_reworded(fault.text, state)
@@ -310,6 +339,11 @@ class JudgeClient:
                 return fault.text
             case "transient":
                 return await self._handle_transient_fault(fault, state, started_at)
+
+    def _refusal_text(self, fault: RequestFault) -> str:
+        """Why a request failed that was refused also without everything that it can do without."""
+        own = ", ".join(self._config.extra_body)
+        return f"{fault.text} (judge.extra_body sends {own})" if own else fault.text
 
     async def _handle_transient_fault(
         self, fault: RequestFault, state: RequestState, started_at: float
@@ -365,11 +399,7 @@ class JudgeClient:
         if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.
             # If the format has produced verdicts before, one bad reply says nothing about it.
-            lower = state.capabilities.with_simpler_format()
-            if lower is not None:
-                state.capabilities = lower
-                if self.capabilities.output_format < lower.output_format:
-                    self._capabilities = lower
+            self._discovery.simplify_format(state.capabilities)
         if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(parsed.text, self._key)
         state.invalid_reply_retries += 1

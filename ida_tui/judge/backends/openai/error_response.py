@@ -5,53 +5,89 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from html import unescape
 from urllib.parse import urlsplit
 
-from ida_tui.judge.errors import NO_CREDIT_CODES, RequestFault, redact
+from ida_tui.judge.backends.openai.refusal import read_refusal
+from ida_tui.judge.errors import NO_CREDIT_CODES, REFUSED_FIELD, RequestFault, redact
+from ida_tui.util.text import quoted
 
 MAX_WAIT_S = 1e9
 """Longest wait that is told apart, in seconds: 30 years."""
 _CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation"}
-_TOO_LONG_PATTERN = re.compile(r"context[_ ](?:length|window)|too many tokens", re.IGNORECASE)
+_TOO_LONG_PATTERN = re.compile(
+    r"context[_ ](?:length|window|size)|too many tokens|prompt is too long|reduce the length",
+    re.IGNORECASE,
+)
+_KEY_PATTERN = re.compile(
+    r"api[_ ]key (?:is )?(?:not valid|invalid|expired)|(?:invalid|incorrect)[_ ]api[_ ]key|api_key_invalid",
+    re.IGNORECASE,
+)
+_MODEL_PATTERN = re.compile(
+    r"(?:unknown|invalid|no such)[_ ]model|model_not_found"
+    r"|\bmodel\b.{0,80}\b(?:not found|does(?: not|n't) exist|not exist)",
+    re.IGNORECASE,
+)
+_MESSAGE_KEYS = (
+    "error",
+    "message",
+    "msg",
+    "detail",
+    "errors",
+    "error_description",
+    "description",
+    "title",
+)
+_SHOWN_ERRORS = 3
+"""Largest number of errors of a list that are shown."""
 
 
 def classify_response(
     status: int,
     body: str,
     headers: Mapping[str, str],
-    sent: Iterable[str],
+    sent: Collection[str],
     key: str | None,
+    own: Collection[str] = (),
 ) -> RequestFault:
     """Classify an HTTP error response.
 
     Args:
-        status: the HTTP status, 400 or above.
+        status: the HTTP status, 300 or above.
         body: the text of the response.
         headers: the headers, with case-insensitive lookup.
-        sent: the optional parameters of the request, one of which the server may name.
+        sent: the optional parameters of the request, some of which the server may name.
         key: the API key in use, to be removed from the text of the fault.
+        own: those of the parameters that the user added in `judge.extra_body`.
     """
     if 300 <= status < 400:
         return RequestFault("rejected", _redirect_text(status, headers, key), status)
-    message, code, parameter = _error_fields(body)
+    message, code = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
-    if status in (401, 402, 403, 404) or code in NO_CREDIT_CODES:
+    if status in (401, 402, 403, 404, 407) or code in NO_CREDIT_CODES:
         return RequestFault("fatal", text, status, code)
-    names = parameter or body
     if status in (400, 422):
         if code in _CONTENT_FILTER_CODES:
             return RequestFault("declined", text, status, code)
         if _TOO_LONG_PATTERN.search(f"{code} {message}"):
             return RequestFault("rejected", text, status, code)
-        named = _first_named_parameter(names, sent) or _first_named_parameter(body, sent)
-        if named and named != "response_format":
-            return RequestFault("parameter", text, status, code, parameter=named)
-        return RequestFault("format", text, status, code)
-    if status == 500 and re.search(r"response_format|json_schema", body):
-        return RequestFault("format", text, status, code)
+        if _KEY_PATTERN.search(f"{code} {message}"):
+            return RequestFault("fatal", text, 401, code)
+    if status in (400, 422, 500, 501):
+        refusal = read_refusal(body, sent, own)
+        if refusal.own_field:
+            return RequestFault(
+                "fatal", text, status, REFUSED_FIELD, features=frozenset((refusal.own_field,))
+            )
+        if refusal.features:
+            return RequestFault("refused", text, status, code, features=refusal.features)
+        if status in (400, 422):
+            if _MODEL_PATTERN.search(f"{code} {message}"):
+                return RequestFault("fatal", text, 404, code)
+            return RequestFault("refused", text, status, code)
     if status in (408, 409, 425, 429) or status >= 500:
         return RequestFault(
             "transient", text, status, code,
@@ -75,38 +111,43 @@ def _redirect_text(status: int, headers: Mapping[str, str], key: str | None) -> 
     )
 
 
-def _error_fields(body: str) -> tuple[str, str, str]:
-    """The message, code and parameter of an error body; the full body if it has another shape."""
+def _error_fields(body: str) -> tuple[str, str]:
+    """The message and the code of an error body; the full body if it has no message."""
+    if title := re.search(r"<title[^>]*>(.*?)</title>", body[:20_000], re.IGNORECASE | re.DOTALL):
+        return f"a web page with the title {quoted(' '.join(unescape(title[1]).split()))}", ""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return body, "", ""
+        return body, ""
     error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return str(error), "", ""
-    message = error.get("message")
-    codes = [str(error.get(name) or "") for name in ("code", "type")]
-    code = next((c for c in codes if c in NO_CREDIT_CODES), codes[0])
-    parameter = error.get("param")
-    return (
-        message if isinstance(message, str) else body,
-        code,
-        parameter if isinstance(parameter, str) else "",
-    )
+    code = ""
+    if isinstance(error, dict):
+        codes = [str(error.get(name) or "") for name in ("code", "type")]
+        code = next((c for c in codes if c in NO_CREDIT_CODES), codes[0])
+    return error_message(data) or body, code
 
 
-def _first_named_parameter(text: str, sent: Iterable[str]) -> str:
-    """The sent parameter that a message mentions first; empty if it mentions none."""
-    aliases = {"json_schema": "response_format", "json_object": "response_format"}
-    names = {name: name for name in sent}
-    if "response_format" in names:
-        names |= aliases
-    positions = {
-        name: match.start()
-        for name in names
-        if (match := re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text))
-    }
-    return names[min(positions, key=lambda name: positions[name])] if positions else ""
+def error_message(value: object, depth: int = 6) -> str:
+    """The message in an error body of any shape; empty if there is none."""
+    if isinstance(value, str):
+        return value
+    if not depth or isinstance(value, int | float | None):
+        return "" if value is None or isinstance(value, bool) else str(value)
+    if isinstance(value, list):
+        messages = [error_message(item, depth - 1) for item in value[:_SHOWN_ERRORS]]
+        return "; ".join(message for message in messages if message)
+    if not isinstance(value, dict):
+        return ""
+    for name in _MESSAGE_KEYS:
+        if name in value and (message := error_message(value[name], depth - 1)):
+            place = value.get("loc")
+            if isinstance(place, list):
+                message = f"{'.'.join(map(str, place))}: {message}"
+            metadata = value.get("metadata")
+            if isinstance(metadata, dict) and isinstance(raw := metadata.get("raw"), str):
+                message = f"{message}: {raw}"  # OpenRouter puts the provider's own error there
+            return message
+    return ""
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -89,6 +89,8 @@ class RequestState:
     """Retries after replies that could not be parsed as a verdict."""
     reworded: bool = False
     """Whether the prompt now states that the judge is only asked to grade."""
+    resends: bool = False
+    """Whether the last request was refused and is worth sending with other capabilities."""
     declined: bool = False
     """Whether the last reply was a refusal to judge the text."""
     served_model: str | None = None
