@@ -23,7 +23,7 @@ from ida_tui.config.addresses import with_environment_address
 from ida_tui.config.checks import check_config
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
-from ida_tui.config.models.source import names_model_file
+from ida_tui.config.models.source import missing_folder, names_model_file
 from ida_tui.config.panel import with_panel, without_stale_member_facts
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
@@ -356,11 +356,7 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
     if name.startswith((".", "~")) or "/" in name:
-        raise UsageError(
-            f"the folder {quoted(name)} does not exist",
-            "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
-            where=f"{origin}: {section}",
-        )
+        raise UsageError(*missing_folder(name), where=f"{origin}: {section}")
     try:
         return profiles.load_profile(kind, name, origin, section)
     except UsageError as error:

@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
@@ -25,10 +23,12 @@ from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.config.trust.endpoint import (
     OPENAI_BASE_URL,
+    dotenv_value,
     endpoint_source,
     is_local,
     may_get_variable,
 )
+from ida_tui.config.trust.headers import header_variables
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.codec import EventError
@@ -119,17 +119,14 @@ def planned_memory_limit(config: Config) -> float:
 
 def key_source(judge: JudgeConfig) -> str:
     """The source of the judge's API key: `environment`, `.env` or empty. The key is not stored."""
-    if judge.api_key_env is None:
-        return ""
-    if os.environ.get(judge.api_key_env):
+    return "" if judge.api_key_env is None else variable_source(judge.api_key_env)
+
+
+def variable_source(name: str) -> str:
+    """Where an environment variable is set: `environment`, `.env`, or empty if it is not set."""
+    if os.environ.get(name):
         return "environment"
-    try:
-        is_in_dotenv = bool(
-            dotenv_values(Path.cwd() / ".env", interpolate=False).get(judge.api_key_env)
-        )
-    except (OSError, ValueError):
-        is_in_dotenv = False
-    return ".env" if is_in_dotenv else ""
+    return ".env" if dotenv_value(name) else ""
 
 
 def count_judge_calls(config: Config) -> tuple[int, int]:
@@ -367,13 +364,22 @@ def _plugin_label(name: str) -> str:
 
 
 def _key_status(judge: JudgeConfig) -> str:
-    if judge.api_key_env is None:
+    """The secrets that a judge's server gets, a line for each, and where they are set."""
+    names = [
+        variable for text in judge.extra_headers.values() for variable in header_variables(text)
+    ]
+    key = judge.api_key_env
+    if key is not None and may_get_variable(judge.base_url, key):
+        names.insert(0, key)
+    if names:
+        return "\n".join(map(_variable_status, dict.fromkeys(names)))
+    if key is None:
         return "not needed"
-    if not may_get_variable(judge.base_url, judge.api_key_env):
-        return "not needed: the server is local, and the OpenAI key is not sent to it"
-    source = key_source(judge)
-    name = judge.api_key_env
-    if source:
+    return "not needed: the server is local, and the OpenAI key is not sent to it"
+
+
+def _variable_status(name: str) -> str:
+    if source := variable_source(name):
         return f"{name} is set ({source})"
     return f"{name} is not set: export {name}=… or add it to .env"
 

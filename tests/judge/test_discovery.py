@@ -14,6 +14,7 @@ from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputForma
 from ida_tui.judge.backends.openai.client import JudgeClient
 from ida_tui.judge.backends.openai.discovery import MAX_REFUSALS, Discovery
 from ida_tui.judge.backends.openai.refusal import read_refusal
+from ida_tui.judge.budget import Budget
 from ida_tui.judge.cache.store import VerdictCache
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.verdict import Verdict
@@ -247,6 +248,26 @@ def test_a_server_that_refuses_everything_gets_one_call_a_request_after_the_firs
         verdicts, _, _ = judge_in_parallel(judge, texts)
         assert judge.calls <= len(texts) + MAX_REFUSALS
     assert {v.failure for v in verdicts} == {"HTTP 400: Bad Request"}
+
+
+def test_a_server_that_always_fails_with_a_misleading_word_is_retried_as_one_that_fails() -> None:
+    with ScriptedJudge([Raw("no role for this worker", 500)] * 4) as judge:
+        [verdict], _, _ = judge_in_parallel(judge, ["one"])
+        assert judge.calls == 5
+    assert (verdict.failure, verdict.retries) == (None, 2)
+
+
+def test_a_budget_does_not_add_to_the_extra_calls() -> None:
+    async def ask(judge: ScriptedJudge) -> None:
+        client = JudgeClient(
+            judge_config(judge, concurrency=16), RUBRIC, KEY, budget=Budget(1.0), lead_s=PATIENCE_S
+        )
+        await asyncio.gather(*(client.request_verdict(make_request(str(n))) for n in range(12)))
+        await client.close()
+
+    with ScriptedJudge(rule=HABITS["three at once"]) as judge:
+        asyncio.run(ask(judge))
+        assert judge.calls <= 12 + MAX_REFUSALS
 
 
 def test_a_text_that_the_server_refuses_does_not_take_features_from_the_others() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,18 @@ def test_a_secret_that_an_error_repeats_is_not_printed(
     assert "rejected the API key" in done.err
     assert "server message: HTTP 401: wrong key [key]" in done.err
     assert_clean("output", done.out + done.err)
+
+
+def test_a_check_shows_the_address_of_the_environment_and_the_proxy(
+    ida_tui_here: Any, server: ScriptedJudge
+) -> None:
+    checked = ida_tui_here("--check", "quickstart", "judge=gpt-4o-mini")
+    assert f"gpt-4o-mini at http://{HOST}/v1 (OPENAI_BASE_URL)" in checked.out
+    port = urlsplit(server.base_url).port
+    assert re.search(rf"127\.0\.0\.1:{port} \(https?_proxy\)", checked.out)
+    judged = ida_tui_here("judge", "check", "gpt-4o-mini", "--samples", "1")
+    assert f"(gpt-4o-mini at {HOST} (OPENAI_BASE_URL))" in judged.out
+    assert_clean("output", checked.out + judged.out + judged.err)
 
 
 def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(

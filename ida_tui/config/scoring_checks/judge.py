@@ -57,6 +57,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
 
 
 def _check_panel(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+    yield from check_request("judge", judge)
     if len(judge.panel) < 2:
         count = "one judge" if judge.panel else "no judges"
         yield error_finding(

@@ -84,7 +84,7 @@ class Capabilities:
         return FALLBACK_PATH if BASE_PATH in self.refused else ""
 
     def describe(self) -> str:
-        """The output format and the refused features, for display."""
+        """The output format and what is not sent, for display."""
         output_format = {
             OutputFormat.JSON_SCHEMA: "json_schema, strict",
             OutputFormat.PLAIN_JSON_SCHEMA: "json_schema, not strict",
@@ -95,7 +95,7 @@ class Capabilities:
         refused = sorted(self.refused - {SYSTEM_ROLE, BASE_PATH})
         if self.token_limit_parameter != "max_tokens":
             refused.append("max_tokens")
-        text = output_format + (f" (refused: {', '.join(refused)})" if refused else "")
+        text = output_format + (f" (not sent: {', '.join(refused)})" if refused else "")
         if not self.system_role:
             text += "; no system role, so the rubric is in the user message"
         return text + ("; /v1 is appended to judge.base_url" if self.path else "")

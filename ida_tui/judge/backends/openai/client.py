@@ -331,7 +331,13 @@ class JudgeClient:
             case "fatal":
                 raise self.unavailable_error(fault)
             case "refused":
-                return None if state.resends else self._refusal_text(fault)
+                if state.resends:
+                    return None
+                if (
+                    fault.status is not None and fault.status >= 500
+                ):  # a defect of the server after all
+                    return await self._handle_transient_fault(fault, state, started_at)
+                return self._refusal_text(fault)
             case "declined":
                 state.declined = True
                 return self._retry_reworded(fault.text, state)

@@ -41,6 +41,8 @@ _MESSAGE_KEYS = (
     "description",
     "title",
 )
+_READ_CHARS = 4000
+"""Length of the part of a message that is searched for causes."""
 _SHOWN_ERRORS = 3
 """Largest number of errors of a list that are shown."""
 
@@ -67,14 +69,15 @@ def classify_response(
         return RequestFault("rejected", _redirect_text(status, headers, key), status)
     message, code = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
+    words = f"{code} {message}"[:_READ_CHARS]
     if status in (401, 402, 403, 404, 407) or code in NO_CREDIT_CODES:
         return RequestFault("fatal", text, status, code)
     if status in (400, 422):
         if code in _CONTENT_FILTER_CODES:
             return RequestFault("declined", text, status, code)
-        if _TOO_LONG_PATTERN.search(f"{code} {message}"):
+        if _TOO_LONG_PATTERN.search(words):
             return RequestFault("rejected", text, status, code)
-        if _KEY_PATTERN.search(f"{code} {message}"):
+        if _KEY_PATTERN.search(words):
             return RequestFault("fatal", text, 401, code)
     if status in (400, 422, 500, 501):
         refusal = read_refusal(body, sent, own)
@@ -85,7 +88,7 @@ def classify_response(
         if refusal.features:
             return RequestFault("refused", text, status, code, features=refusal.features)
         if status in (400, 422):
-            if _MODEL_PATTERN.search(f"{code} {message}"):
+            if _MODEL_PATTERN.search(words):
                 return RequestFault("fatal", text, 404, code)
             return RequestFault("refused", text, status, code)
     if status in (408, 409, 425, 429) or status >= 500:
@@ -113,7 +116,7 @@ def _redirect_text(status: int, headers: Mapping[str, str], key: str | None) -> 
 
 def _error_fields(body: str) -> tuple[str, str]:
     """The message and the code of an error body; the full body if it has no message."""
-    if title := re.search(r"<title[^>]*>(.*?)</title>", body[:20_000], re.IGNORECASE | re.DOTALL):
+    if title := re.search(r"<title[^>]{0,200}>([^<]{1,500})", body[:20_000], re.IGNORECASE):
         return f"a web page with the title {quoted(' '.join(unescape(title[1]).split()))}", ""
     try:
         data = json.loads(body)
