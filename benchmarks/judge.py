@@ -15,6 +15,7 @@ import gzip
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,7 @@ REASON = (
     "It answers the question in the title with concrete steps, names the command and its options, and adds"
     " no warning that readers do not need."
 )
-"""A reason of 25 words, the most that the judge is asked for."""
+"""A reason of 25 words; a verdict has the first ones, as many as the request allows."""
 SCALES = ("group", "batch", "none")
 JITTER = 0.5
 """Size of the jitter, in points: a score changes by -0.5, 0 or +0.5 with equal probability."""
@@ -107,7 +108,7 @@ def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def measure_tokens() -> tuple[list[Goal], dict[str, Any]]:
-    """What the groups of a recorded quickstart cost in both modes, with a reason of 25 words for each answer.
+    """What the groups of a recorded quickstart cost in both modes, with the longest reasons that are asked for.
 
     The tokens are those of the embedded model's tokenizer for the texts that are sent and a typical reply.
     """
@@ -350,18 +351,24 @@ def _recorded_groups() -> Iterator[tuple[str, list[str]]]:
 
 def _call_tokens(mode: str, prompt: str, completions: Sequence[str]) -> int:
     """Tokens of the requests and replies that score a group; the schema counts as part of a request."""
-    verdict = {**dict.fromkeys(CONFIG.rubric.judged_axes, 7.5), "reason": REASON}
     options: dict[str, Any] = {"nonce": "0123456789abcdef", "max_chars": 8000}
     if mode == "group":
         labels = group_labels(len(completions))
         requests = [render_group_messages(CONFIG.rubric, prompt, completions, **options)]
-        reply = {"ranking": labels, "verdicts": dict.fromkeys(labels, verdict)}
-        texts = [json.dumps(reply)]
+        verdicts = dict.fromkeys(labels, _longest_verdict(requests[0].system))
+        texts = [json.dumps({"ranking": labels, "verdicts": verdicts})]
     else:
         requests = [render_messages(CONFIG.rubric, prompt, text, **options) for text in completions]
-        texts = [json.dumps(verdict)] * len(completions)
+        texts = [json.dumps(_longest_verdict(request.system)) for request in requests]
     texts += [text for messages in requests for text in (messages.system, messages.user)]
     return sum(map(_count_tokens, texts))
+
+
+def _longest_verdict(system: str) -> dict[str, Any]:
+    """A verdict whose reason has as many words as a system message allows."""
+    [words] = re.findall(r"at most (\d+) words", system)
+    reason = " ".join(REASON.split()[: int(words)])
+    return {**dict.fromkeys(CONFIG.rubric.judged_axes, 7.5), "reason": reason}
 
 
 @functools.cache
