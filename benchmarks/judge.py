@@ -108,7 +108,7 @@ def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def measure_tokens() -> tuple[list[Goal], dict[str, Any]]:
-    """What the groups of a recorded quickstart cost in both modes, with the longest reasons that are asked for.
+    """What the groups of a recorded quickstart cost in both modes, with reasons as long as allowed.
 
     The tokens are those of the embedded model's tokenizer for the texts that are sent and a typical reply.
     """
