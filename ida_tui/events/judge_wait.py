@@ -86,14 +86,15 @@ class JudgeWait:
 
     @property
     def short_text(self) -> str:
-        """The remedy in about 40 characters."""
+        """The remedy in about 30 characters."""
         name = f"{self.judge}: " if self.judge else ""
         if self.remedy is None:
-            return f"{name}its server takes no more calls at a time"
+            return f"{name}server takes no more calls"
+        setting = self.remedy.setting.removeprefix("judge.")
         if self.remedy.saved_s is None:
-            return f"{name}server is full; try {self.remedy.setting}"
+            return f"{name}server full, try {setting}"
         saved_s = self.remedy.saved_s * self.rollouts / self.steps
-        return f"{name}{self.remedy.setting} saves {format_clock(saved_s)}/step"
+        return f"{name}{setting}: −{format_clock(saved_s)}/step"
 
 
 def judge_wait(state: RunState) -> JudgeWait | None:

@@ -99,7 +99,7 @@ def test_the_sentence_names_the_wait_the_slots_and_the_seconds_that_a_setting_sa
         " calls were open for 98% of the wait; judge.concurrency=8 would save about 19 s if its"
         " server answers 8 calls at a time as fast"
     )
-    assert wait.short_text == "judge.concurrency=8 saves 3.9 s/step"
+    assert wait.short_text == "concurrency=8: −3.9 s/step"
 
 
 def test_a_server_that_answers_fewer_calls_at_a_time_gets_no_more_of_them() -> None:
@@ -146,7 +146,7 @@ def test_a_server_that_rejects_calls_is_said_to_take_no_more_and_gets_fewer() ->
     assert "its server rejected calls, so it takes no more at a time" in wait.text
     assert wait.text.endswith("judge.mode=group makes about 8 calls, not 64")
     assert "concurrency=" not in wait.text
-    assert wait.short_text == "server is full; try judge.mode=group"
+    assert wait.short_text == "server full, try mode=group"
 
 
 def test_a_plugin_that_rejects_calls_is_not_told_to_score_groups() -> None:
@@ -198,7 +198,7 @@ def test_the_slowest_judge_of_a_panel_is_named_and_the_others_limit_the_saving()
 
     wait = hint(state_of(fast, slow))
 
-    assert wait.short_text.startswith("slow: concurrency=4 saves ")
+    assert wait.short_text.startswith("slow: concurrency=4: −")
     assert wait.remedy is not None
     assert wait.remedy.saved_s == pytest.approx(
         wait_of(slow.calls) - wait_of(simulate(4, lambda row, open_calls: 0.5)), rel=0.02

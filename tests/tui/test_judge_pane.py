@@ -131,9 +131,10 @@ def slow_run() -> list[ev.Event]:
 def test_the_pane_shows_the_setting_that_would_shorten_the_wait_most() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show_source(app, pilot, ScriptedSource("live", *slow_run()))
-        assert "→ judge.concurrency=8 saves 3.9 s/step" in text_on_screen(app)
+        assert "→ concurrency=8: −3.9 s/step" in text_on_screen(app)
 
-    drive(scenario, size=WIDE)
+    for size in (WIDE, SMALL):
+        drive(scenario, size=size)
 
 
 def test_the_end_of_a_run_says_what_would_have_helped() -> None:

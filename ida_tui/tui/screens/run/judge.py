@@ -81,7 +81,7 @@ class JudgePane(Pane):
                 )
             )
         if (hint := self._wait_hint(state)) is not None:
-            rows.append(hint)
+            rows.insert(2 if narrow else len(rows), hint)  # a narrow pane is low, too
         summary = _quality_summary(figures, width)
         if narrow and any(figure.problem for figure in figures):
             rows[2:2] = summary  # a narrow pane is low, too
