@@ -15,6 +15,7 @@ from ida_tui.events import types as ev
 from ida_tui.events.held_out import changed_shares, counted_conclusion, reward_change
 from ida_tui.events.judge_quality import run_quality
 from ida_tui.events.judge_totals import JudgeTotals
+from ida_tui.events.judge_wait import judge_wait
 from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
@@ -193,6 +194,10 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
             )
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
+    if (wait := judge_wait(state)) is not None:
+        lines += textwrap.wrap(
+            wait.text, 98, initial_indent="  judge wait     ", subsequent_indent=" " * 17
+        )
     lines.append(
         f"  time           {format_duration(state.trained_seconds())}{_peak_memory_text(state)}"
     )

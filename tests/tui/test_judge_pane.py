@@ -10,12 +10,14 @@ from textual.pilot import Pilot
 
 from ida_tui.analysis.report.tables import panel_rows
 from ida_tui.events import types as ev
-from ida_tui.events.narration import event_lines
+from ida_tui.events.narration import event_lines, summary_lines
 from ida_tui.events.state import RunState
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.run.judge import JudgePane
+from tests.events.test_judge_wait import state_of, traffic
 from tests.support import synthetic_run
 from tests.support.app_driver import SMALL, WIDE, drive, settled, text_on_screen
+from tests.support.scripted_session import run_ended
 from tests.tui.test_run import ScriptedSource, show_source
 
 MEMBERS = (ev.JudgeMember("first", 8, 8), ev.JudgeMember("second", 7, 8, "HTTP 500"))
@@ -126,3 +128,35 @@ def test_the_report_adds_up_what_each_judge_scored() -> None:
     assert rows["panel: second"].endswith("(21/24) of its completions; last failure: HTTP 500")
     assert rows["mean spread of the panel"].startswith("align 1.5, risk 0.0, detail 2.2 points")
     assert list(panel_rows([replace(batches[0], members=(), spread={})])) == []
+
+
+# --- a wait that a setting would shorten ---------------------------------------
+
+
+def slow_run() -> list[ev.Event]:
+    """Three steps of a run that waits most of its time for a judge with four parallel calls."""
+    calls = traffic(4, lambda row, open_calls: 0.5)
+    return [
+        replace(event, exposed_s=6.0, traffic=(calls,))
+        if isinstance(event, ev.JudgeBatchFinished)
+        else event
+        for event in synthetic_run.run_with_steps(3)
+    ]
+
+
+def test_the_pane_shows_the_setting_that_would_shorten_the_wait_most() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show_source(app, pilot, ScriptedSource("live", *slow_run()))
+        assert "→ concurrency=8: −3.9 s/step" in text_on_screen(app)
+
+    for size in (WIDE, SMALL):
+        drive(scenario, size=size)
+
+
+def test_the_end_of_a_run_says_what_would_have_helped() -> None:
+    state = state_of(traffic(4, lambda row, open_calls: 0.5))
+    lines = summary_lines(state, run_ended("done", "Training complete"))
+    [first] = [line for line in lines if line.startswith("  judge wait ")]
+    assert "waited 30 s for the judge in the last 5 steps" in first
+    assert "judge.concurrency=8 would save about 19 s" in " ".join(map(str.strip, lines))
+    assert max(map(len, lines)) <= 98

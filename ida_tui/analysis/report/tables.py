@@ -20,6 +20,7 @@ from ida_tui.analysis.report.setup import LabelRow
 from ida_tui.config.scoring.axes import Axis, format_score
 from ida_tui.events import types as ev
 from ida_tui.events.judge_quality import run_quality
+from ida_tui.events.judge_wait import judge_wait
 from ida_tui.events.narration import estimate_note
 from ida_tui.events.state import RunState
 from ida_tui.runs.store.judge_costs import later_cost
@@ -202,6 +203,8 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         )
         waited = format_duration(totals.exposed_s)
         yield LabelRow("waiting time", f"{waited}, while the trainer was idle")
+        if (wait := judge_wait(state)) is not None:
+            yield LabelRow("what would help", wait.text)
     cost = format_judge_cost(run)
     note = estimate_note(run.judge_cost.estimated)
     yield LabelRow("cost", "unknown" if cost == UNKNOWN else f"{cost}{note}")

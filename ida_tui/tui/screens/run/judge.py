@@ -9,6 +9,7 @@ from datetime import datetime
 from textual.content import Content
 
 from ida_tui.events.judge_quality import QualityFigure, run_quality
+from ida_tui.events.judge_wait import JudgeWait, judge_wait
 from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE, JudgeBatchFinished, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
@@ -29,6 +30,9 @@ class JudgePane(Pane):
 
     def __init__(self) -> None:
         super().__init__()
+        self._wait: JudgeWait | None = None
+        self._wait_of: tuple[object, int] | None = None
+        """The batches and the number of steps that `_wait` was computed from."""
         self._figures: tuple[object, list[QualityFigure]] = (None, [])
         """The newest figures of the verdicts' quality, and what they were computed from."""
 
@@ -79,6 +83,8 @@ class JudgePane(Pane):
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
+        if (hint := self._wait_hint(state)) is not None:
+            rows.insert(2 if narrow else len(rows), hint)  # a narrow pane is low, too
         summary = _quality_summary(figures, width)
         if narrow and any(figure.problem for figure in figures):
             rows[2:2] = summary  # a narrow pane is low, too
@@ -91,6 +97,19 @@ class JudgePane(Pane):
                 rows.append(Content(f"mean spread {spread}"))
         rows += _quality_rows(figures, width, self.available_size[1] - len(rows))
         return join_lines(*rows)
+
+    def _wait_hint(self, state: RunState) -> Content | None:
+        """The setting that would shorten the wait for the judge most; None while none would by much."""
+        inputs = (state.judge.recent, len(state.steps))
+        if (
+            self._wait_of is None
+            or self._wait_of[0] is not inputs[0]
+            or self._wait_of[1] != inputs[1]
+        ):
+            self._wait_of, self._wait = inputs, judge_wait(state)
+        if self._wait is None:
+            return None
+        return Content.assemble((f"→ {self._wait.short_text}", "$text-accent"))
 
     def _quality_figures(self, state: RunState) -> list[QualityFigure]:
         """The figures of the verdicts' quality, computed again only after a step or a drift probe."""
