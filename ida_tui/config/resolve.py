@@ -19,7 +19,6 @@ from typing import Literal
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
-from ida_tui.config.addresses import with_environment_address
 from ida_tui.config.checks import check_config
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
@@ -30,6 +29,7 @@ from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, R
 from ida_tui.config.scoring.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.trust.consent import ALL_USES, Use, is_left_behind, is_own, require_consent
+from ida_tui.config.trust.environment_address import with_environment_address
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,

@@ -459,9 +459,6 @@ def test_labels_go_on_after_z() -> None:
     assert len(set(labels)) == 60
 
 
-# --- training -----------------------------------------------------------------------------------
-
-
 def test_the_collector_sends_each_group_once_with_the_checks_of_its_row() -> None:
     rows = [
         PromptRow(prompt_id, text, "harmless", {"rubric": rubric} if rubric else {})

@@ -18,7 +18,7 @@ from ida_tui.config.scoring.axes import IDA_AXIS_NAMES, IDA_REWARD, JUDGED_RANGE
 from ida_tui.events.judge_quality import JudgeQuality, favored_positions, group_quality
 from ida_tui.events.values import SampledVerdict
 from ida_tui.judge.calibration.anchors import AnchorAnswer, load_anchors
-from ida_tui.judge.calibration.gold import GoldReport
+from ida_tui.judge.calibration.gold_report import GoldReport
 from ida_tui.judge.calibration.group_verdicts import group_verdicts, position_differences
 from ida_tui.judge.collect import collect
 from ida_tui.judge.service import JudgeService

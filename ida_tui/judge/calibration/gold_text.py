@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
-from ida_tui.judge.calibration.gold import GoldAxis, GoldReport, interval_text, load_gold_of
+from ida_tui.judge.calibration.gold import load_gold_of
+from ida_tui.judge.calibration.gold_report import GoldAxis, GoldReport, interval_text
 from ida_tui.util.format import (
     format_cost,
     format_count,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config.addresses import with_environment_address
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.config.trust.consent import ConsentRequired, remember_run
 from ida_tui.config.trust.endpoint import base_url_problem, endpoint_source, may_get_variable
+from ida_tui.config.trust.environment_address import with_environment_address
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, parse_yaml
 from ida_tui.errors import UsageError
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
-from ida_tui.judge.calibration.gold import GoldAxis, GoldReport, check_gold
+from ida_tui.judge.calibration.gold import check_gold
 from ida_tui.judge.calibration.gold_file import load_gold
+from ida_tui.judge.calibration.gold_report import GoldAxis, GoldReport
 from ida_tui.judge.calibration.gold_text import gold_lines
 from ida_tui.judge.service import JudgeService
 from ida_tui.util import plugins
