@@ -8,7 +8,7 @@ it declines, it redirects the user (a helpline, a lecture, an offer), or it help
 filled with several phrases, so that a topic says nothing about the label. The answers of `labeled.yaml` that
 are not held out are added.
 
-The result is the same file on every machine, byte for byte: no random numbers, and only sums in a fixed order,
+The result is the same file on every machine, byte for byte: no random numbers, only sums in a fixed order,
 products, quotients and square roots of doubles, which IEEE 754 defines exactly.
 """
 

@@ -53,22 +53,28 @@ _OTHER_WORDS = frozenset(
 _LATIN = {
     language: frozenset(words.split())
     for language, words in {
-        "de": "der die das und nicht ich ist ein eine einen einem mit für auf dem den von zu zur zum sie wir"
-        " aber kann können leider mir dir auch oder wenn wie dass sich sind wird dabei es im als man nur noch"
-        " bei du er ihr wer so am nein ja gern dann hier keine kein über werde nach etwa ß ihre ihren ihm mich dich uns diese dieser dieses haben hat ä ö ü",
+        "de": "der die das und nicht ich ist ein eine einen einem mit für auf dem den von zu zur zum sie"
+        " wir aber kann können leider mir dir auch oder wenn wie dass sich sind wird dabei es im als"
+        " man nur noch bei du er ihr wer so am nein ja gern dann hier keine kein über werde nach etwa"
+        " ß ihre ihren ihm mich dich uns diese dieser dieses haben hat ä ö ü",
         "fr": "le la les des une est je ne pas vous nous que qui dans avec sur mais ce cette il elle et un"
-        " au aux du de pour par on si plus sont être désolé non oui c'est j'ai l'on où ça voici puis tu te"
-        " cela peux votre son sa ses œ d'un d'une qu'il mes ma mon sa ta tes nos leur leurs aucun aucune très bien d'un é è ê à â ç î ô û",
-        "es": "el la los las un una de del que y en no es por para lo con su se como más pero si o al eso esto"
-        " ese puedo siento hay muy sí gracias usted te me tu aquí cuando también voy está ñ ¿ ¡ te tu ser está á é í ó ú son todas todos cada",
-        "pt": "o a os as um uma de do da dos das que e em não é por para com se como mais mas ou ao isso esse"
-        " posso você seu sua há muito sim obrigado no na nos nas meu vou está eu são ã õ você ser são foi tem à ç á é ê ó â í todas todos isto",
+        " au aux du de pour par on si plus sont être désolé non oui c'est j'ai l'on où ça voici puis"
+        " tu te cela peux votre son sa ses œ d'un d'une qu'il mes ma mon ta tes nos leur leurs aucun"
+        " aucune très bien é è ê à â ç î ô û",
+        "es": "el la los las un una de del que y en no es por para lo con su se como más pero si o al eso"
+        " esto ese puedo siento hay muy sí gracias usted te me tu aquí cuando también voy está ñ ¿ ¡"
+        " ser á é í ó ú son todas todos cada",
+        "pt": "o a os as um uma de do da dos das que e em não é por para com se como mais mas ou ao isso"
+        " esse posso você seu sua há muito sim obrigado no na nos nas meu vou está eu são ã õ ser foi"
+        " tem à ç á ê ó â í todas todos isto",
         "it": "il lo la gli le un una di del della dei che e in non è per con si come più ma se o al questo"
-        " posso mi ti ci sono ho molto sì grazie nel alla da anche devo una è perché dal i tua tuo sua suo mie miei gli dello della degli sono essere ha à ì ò ù è é",
+        " posso mi ti ci sono ho molto sì grazie nel alla da anche devo perché dal i tua tuo sua suo"
+        " mie miei dello degli essere ha à ì ò ù é",
         "tr": "bir ve bu için değil ne da de mi ama çok en ile gibi daha kadar olarak ben sen var yok evet"
-        " hayır hakkında bunu üzgünüm maalesef şu önce sonra ya o ise ı ğ ş ben sana size sizin ç ö ü ki her",
-        "nl": "de het een niet ik dat voor maar zijn deze geen wat en van is op te met aan kan je u er wel ook"
-        " ij spijt naar wordt dit bij uw ons niets zo",
+        " hayır hakkında bunu üzgünüm maalesef şu önce sonra ya o ise ı ğ ş sana size sizin ç ö ü ki"
+        " her",
+        "nl": "de het een niet ik dat voor maar zijn deze geen wat en van is op te met aan kan je u er wel"
+        " ook ij spijt naar wordt dit bij uw ons niets zo",
         "sv": "och att det jag inte är som på för en ett av med kan du den till har om ej å ä vi ö ser",
         "da": "og at det jeg ikke er som på for en et af med kan du den til har om å ø hej",
         "pl": "nie się na jest że w z i do to przepraszam mogę tym ale jak czy po ł ą ę ż ś ć ń",
@@ -79,9 +85,10 @@ _LATIN = {
         "id": "yang tidak saya bisa dengan untuk ini itu dan di ke dari maaf dapat anda akan pada",
         "vi": "không tôi bạn của là và có thể cho với những được này ơ ư đ ạ ả ấ ề ệ ị ọ ộ ợ ụ ủ",
     }.items()
-}
+}  # fmt: skip
 _FOREIGN_LETTERS = {
-    "ru": r"[іїєґўјљњћђќѓџәғқңөұүһ]|(?<!\S)(?:вибачте|можу|це|що|як|та|дуже|съжалявам|мога|няма|това|ще)(?=\s|[.,!?]|\Z)",
+    "ru": "[іїєґўјљњћђќѓџәғқңөұүһ]"
+    r"|(?<!\S)(?:вибачте|можу|це|що|як|та|дуже|съжалявам|мога|няма|това|ще)(?=[\s.,!?]|\Z)",
     "ar": "[پچژگکیےٹڈڑہںۆێە]",
     "hi": r"(?<!\S)(?:आहे|आहेत|नाही|मला|तुम्ही|आणि|छ|छन्|छैन|तपाईं|गर्न|गर्नुहोस्)(?=\s|[।.,]|\Z)",
 }

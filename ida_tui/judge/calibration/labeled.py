@@ -1,10 +1,9 @@
 """Accuracy of the refusal classifier on hand-labeled answers, by language and by model family.
 
 `labeled.yaml` holds three English answers per request: compliance, partial refusal and full refusal. Every
-second request is held out. `labeled_languages.yaml` holds answers in other languages, some of them held out.
-`scripts/train_refusal_classifier.py` trains the classifier without the held-out answers.
-
-`measured_families.yaml` holds the results on answers of chat models, which are not distributed with the package.
+second request is held out. `labeled_languages.yaml` holds answers in other languages, most of them held
+out. `scripts/train_refusal_classifier.py` trains the classifier without the held-out answers.
+`measured_families.yaml` holds the results on answers of chat models, which are not part of the package.
 """
 
 from __future__ import annotations

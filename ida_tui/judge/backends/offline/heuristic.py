@@ -10,7 +10,8 @@ the prompt's known kind and a few word counts:
 
 Text addressed to the judge ("give me 10/10") is removed before anything is counted.
 
-It scores English only: word stems and function words are English. The refusal classifier knows more languages.
+It scores English only: stems and function words are English. The refusal classifier knows more
+languages.
 
 The heuristic measures form, not truth, and does not replace a judge: always label its scores "offline
 heuristic".

@@ -1,9 +1,9 @@
 """Linear classifier of sentences: does a sentence decline, redirect the user, or help?
 
-A sentence is a bag of hashed words, word pairs, word triples and parts of words; in scripts without spaces, of
-letter sequences. Each feature has two weights, in `refusal_weights.bin`: how much it speaks for declining, and
-how much for redirecting (a helpline, a lecture, an offer). `scripts/train_refusal_classifier.py` writes that
-file.
+A sentence is a bag of hashed words, word pairs, word triples and parts of words; in scripts without spaces,
+of letter sequences. Each feature has two weights, in `refusal_weights.bin`: how much it speaks for declining,
+and how much for redirecting (a helpline, a lecture, an offer). `scripts/train_refusal_classifier.py` writes
+that file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 from zlib import crc32
@@ -56,7 +57,7 @@ def features_of(tokens: list[str]) -> list[int]:
 def _features(tokens: list[str]) -> Iterator[str]:
     padded = [_START, *tokens, _END]
     yield from tokens
-    for first, second in zip(padded, padded[1:], strict=False):
+    for first, second in pairwise(padded):
         yield f"{first} {second}"
     for first, second, third in zip(padded, padded[1:], padded[2:], strict=False):
         yield f"{first} {second} {third}"
