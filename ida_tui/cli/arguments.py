@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
 
 from ida_tui import __version__
 from ida_tui.errors import UsageError
+from ida_tui.util.text import quoted
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -61,10 +63,17 @@ def check_override_keys(overrides: Sequence[str], keys: Collection[str]) -> None
         UsageError: a key is none of these.
     """
     for override in overrides:
-        key = override.partition("=")[0]
+        key, separator, _ = override.partition("=")
+        if not separator:
+            raise UsageError(
+                f"unknown argument {quoted(override)}",
+                "give one run; a file with messages for a chat is read from standard input: --lines < FILE",
+            )
         if key not in keys:
+            # The members of a panel have the same keys.
+            shown = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", known) for known in keys)
             raise UsageError(
                 f"{key} cannot change here",
-                f"keys that can be given: {', '.join(keys)}",
+                f"keys that can be given: {', '.join(shown)}",
                 where=f"command line: {key}",
             )

@@ -15,6 +15,7 @@ from ida_tui.config import profiles
 from ida_tui.config.profiles import PROFILE_KINDS, ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment, ResolvedProfile, resolve, resolve_profile
 from ida_tui.config.schema import Config, PromptSet
+from ida_tui.config.trust.headers import header_problem
 from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.format import format_count
@@ -219,6 +220,8 @@ def _iter_value_rows(
         elif name == "api_key_env" and isinstance(value, str) and not is_variable_name(value):
             # The value may be the key itself, so it is not printed.
             yield key, "(hidden: not a variable name)", str(parent_origin)
+        elif ".extra_headers." in f".{key}" and header_problem(name, str(value)):
+            yield key, "(hidden: it cannot be sent)", str(parent_origin)
         elif name == "base_url" and isinstance(value, str):
             yield key, _format_value(strip_credentials(value)), str(parent_origin)
         else:

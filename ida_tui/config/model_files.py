@@ -32,9 +32,10 @@ from ida_tui.config.trust.model_safety import (
     model_folder_problem,
     render_templates_safely,
 )
+from ida_tui.util.format import format_count
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import read_bytes
-from ida_tui.util.text import parse_json
+from ida_tui.util.text import one_line, parse_json
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Linear layers of the attention; the others belong to the feed-forward block."""
@@ -222,6 +223,28 @@ def model_problem(model: ModelConfig) -> Problem | None:
         return problem
     if damage := find_damaged_weights(local):
         return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
+    if isinstance(settings, dict) and is_file(local / "adapter_config.json"):
+        return (
+            f"{model.path} contains an adapter (adapter_config.json) beside the model",
+            "merge the two, or copy the model's own files into a folder without the adapter",
+        )
+    return _weights_problem(local, model.path) if source.kind == "folder" else None
+
+
+def _weights_problem(folder: Path, path: str) -> Problem | None:
+    """Why a folder lacks weights that can be read; a download may still bring those of the Hub."""
+    if missing := missing_weight_files(folder):
+        count = format_count(len(missing), "weight file")
+        return (
+            f"{path} lacks {count} that its index names, such as {one_line(missing[0])}",
+            "copy or download the model again",
+        )
+    if not _glob_sorted(folder, "*.safetensors") and _glob_sorted(folder, "*.bin"):
+        return (
+            f"{path} has only pickled weights (*.bin); they can run code, so they are not read",
+            "take the model with *.safetensors files, or convert it where you trust it, with the\n"
+            "save_pretrained method of transformers",
+        )
     return None
 
 

@@ -119,6 +119,7 @@ def _bits(packing: Mapping[str, object]) -> str:
 def _packing_in_tensors(folder: Path) -> str:
     """How the weights are packed, from the names and data types of the tensors; empty if they are not."""
     names: set[str] = set(_indexed_tensors(folder))
+    integers = False
     for file in sorted(folder.glob("*.safetensors")):
         try:
             header = read_header(file)
@@ -127,7 +128,11 @@ def _packing_in_tensors(folder: Path) -> str:
         names |= header.keys()
         if any(str(tensor.get("dtype", "")).startswith("F8") for tensor in header.values()):
             return "with FP8"
-    return _packing_in_names(names)
+        integers = integers or any(
+            name.endswith(".weight") and str(tensor.get("dtype", "")).startswith(("I", "U"))
+            for name, tensor in header.items()
+        )
+    return _packing_in_names(names) or ("as whole numbers" if integers else "")
 
 
 def _packing_in_names(names: Iterable[str]) -> str:

@@ -19,16 +19,17 @@ from typing import Literal
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
+from ida_tui.config.addresses import with_environment_address
 from ida_tui.config.checks import check_config
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
-from ida_tui.config.models.source import names_model_file
+from ida_tui.config.models.source import missing_folder, names_model_file
 from ida_tui.config.panel import with_panel, without_stale_member_facts
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.scoring.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.templates.override import with_template_text
-from ida_tui.config.trust.consent import ALL_USES, Use, is_own, require_consent
+from ida_tui.config.trust.consent import ALL_USES, Use, is_left_behind, is_own, require_consent
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -139,6 +140,8 @@ def resolve(
         if key == "judge.panel":
             tree = without_stale_member_facts(with_panel(tree), dotted, _is_same_value)
     tree = _without_needless_judge(tree)
+    if verify or uses or not is_left_behind(file):  # a run that is only read keeps its judge
+        tree = with_environment_address(tree)
     config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
@@ -353,11 +356,7 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
     if name.startswith((".", "~")) or "/" in name:
-        raise UsageError(
-            f"the folder {quoted(name)} does not exist",
-            "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
-            where=f"{origin}: {section}",
-        )
+        raise UsageError(*missing_folder(name), where=f"{origin}: {section}")
     try:
         return profiles.load_profile(kind, name, origin, section)
     except UsageError as error:

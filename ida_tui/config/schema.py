@@ -8,10 +8,11 @@ file and line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from ida_tui.config.models.source import PREFIXES, find_source
 from ida_tui.config.prompts import Message as Message
@@ -101,6 +102,39 @@ class Price(Section):
     """US dollars per million completion tokens."""
 
 
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+_ENDPOINT_PATH = re.compile(r"/(?:chat/)?completions$")
+
+
+def normalize_base_url(text: str) -> str:
+    """The address of an API as it is used, where its meaning is clear; unchanged otherwise.
+
+    Without spaces around it, a slash at the end and the path of a single endpoint. A scheme that is missing
+    is http on this machine, and https for the name of a host in the internet.
+    """
+    url = text.strip()
+    scheme, mark, rest = url.partition("://")
+    if mark:
+        url = f"{scheme.lower()}://{rest}"
+    elif re.fullmatch(
+        r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?(?:/[^\s?#@]*)?", url
+    ):
+        url = f"http://{url}"
+    elif re.fullmatch(r"(?:[a-z0-9-]+\.)+[a-z]{2,}(?:/[^\s?#@]*)?", url, re.IGNORECASE):
+        url = f"https://{url}"
+    if "?" in url or "#" in url:
+        return url
+    return _ENDPOINT_PATH.sub("", url.rstrip("/")).rstrip("/") if "://" in url.rstrip("/") else url
+
+
+def _normalized(base_url: str | None) -> str | None:
+    return None if base_url is None else normalize_base_url(base_url)
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class JudgeSettings(Section):
     """One judge: where it runs and how it is asked."""
 
@@ -113,8 +147,8 @@ class JudgeSettings(Section):
     `panel`: several judges; `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
-    base_url: str | None = None
-    """Base URL of the API, ending in /v1; null is OpenAI."""
+    base_url: Annotated[str | None, AfterValidator(_normalized)] = None
+    """Base URL of the API, ending in /v1; null is OPENAI_BASE_URL, or else OpenAI."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """Environment variable that holds the API key; a local server needs none."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
@@ -149,6 +183,14 @@ class JudgeSettings(Section):
     """Options passed to a judge plugin."""
     include_thoughts: bool = False
     """Judge a completion with its thought; by default the judge sees only the answer."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict, exclude_if=_is_empty)
+    """Further fields of a request, such as `chat_template_kwargs: {enable_thinking: false}`."""
+    extra_headers: dict[str, str] = Field(default_factory=dict, exclude_if=_is_empty)
+    """Further headers; `$NAME` in a value is filled from the environment or .env when it is sent."""
+    extra_query: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, exclude_if=_is_empty
+    )
+    """Parameters after the ? of every address, such as `api-version` for Azure."""
 
 
 class JudgeConfig(JudgeSettings):

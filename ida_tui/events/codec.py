@@ -152,7 +152,7 @@ def _numeric_fields(event_type: str) -> tuple[str, ...]:
         f.name
         for f in fields
         if re.search(
-            r"\b(?:int|float|Scores|Axis|JudgeWork|DownloadProgress|AnswerShare|EverydayFigures)\b",
+            r"\b(?:int|float|Scores|Axis|JudgeWork|JudgeTraffic|DownloadProgress|AnswerShare|EverydayFigures)\b",
             str(f.type),
         )
     )

@@ -21,8 +21,10 @@ from ida_tui.events.values import AnswerShare as AnswerShare
 from ida_tui.events.values import DownloadProgress as DownloadProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import EverydayFigures as EverydayFigures
+from ida_tui.events.values import JudgeCall as JudgeCall
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
+from ida_tui.events.values import JudgeTraffic as JudgeTraffic
 from ida_tui.events.values import JudgeWork as JudgeWork
 from ida_tui.events.values import RankFigures as RankFigures
 
@@ -215,6 +217,8 @@ class JudgeBatchFinished:
     """Mean spread of a panel's judges on each axis; empty for a single judge."""
     failure: str = ""
     """The most common reason of the failed verdicts; empty without any, and in old runs."""
+    traffic: tuple[JudgeTraffic, ...] = ()
+    """The calls to each judge; empty without calls, and in old runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,31 @@ class JudgeMember(NamedTuple):
     """Its most common failure; empty without failures."""
 
 
+class JudgeCall(NamedTuple):
+    """Times of one call to a judge, in seconds since the first request of its step; a list in JSON."""
+
+    requested_s: float
+    """When it was requested; it then waits until a call is allowed."""
+    sent_s: float
+    answered_s: float
+    """When its reply arrived, or it failed."""
+    input_tokens: int | None = None
+    """Tokens of the request; null if the server does not count them."""
+    output_tokens: int | None = None
+    """Tokens of the reply; null if the server does not count them."""
+
+
+class JudgeTraffic(NamedTuple):
+    """The calls to one judge in a step; a list in JSON."""
+
+    judge: str
+    slots: int
+    """Maximum number of concurrent calls, from the profile."""
+    mode: str
+    """What a call scores: `absolute`, `group`, or `plugin` for one completion of a judge without groups."""
+    calls: tuple[JudgeCall, ...]
+
+
 class RankFigures(NamedTuple):
     """Memory and speed of one rank in a step; a list in JSON."""
 

@@ -153,6 +153,7 @@ class VerdictBatch:
         self._waiting.clear()
         self._stopwatch = _Stopwatch(self._clock)
         self._exposed_s = 0.0
+        self._service.take_traffic()  # that of an evaluation between two steps
 
     def switch_service(self, service: JudgeService, *, same_judge: bool) -> None:
         """Continue with another service, keeping the verdicts only if the judge is the same.
@@ -212,6 +213,7 @@ class VerdictBatch:
             first_s=self._stopwatch.first_s,
             slots=self._service.slots,
             declined=dict(declined),
+            traffic=self._service.take_traffic(),
         )
         return verdicts, stats
 

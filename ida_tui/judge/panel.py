@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ida_tui.config.schema import JudgeConfig, JudgeKey, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
+from ida_tui.events import types as ev
 from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.scorer import JudgeScorer, JudgeServiceOptions, Scorer
@@ -119,6 +120,14 @@ class JudgePanel:
         """A description of each endpoint's output format; empty before the first call."""
         known = [(n, m.output_format) for n, m in zip(self._names, self._members, strict=True)]
         return "; ".join(f"{name}: {form}" for name, form in known if form)
+
+    def take_traffic(self) -> list[ev.JudgeTraffic]:
+        """The calls to each judge since the last time, under its name in the panel."""
+        return [
+            part._replace(judge=name)
+            for name, member in zip(self._names, self._members, strict=True)
+            for part in member.take_traffic()
+        ]
 
     def open(self) -> None:
         """Open the caches, on the thread of the event loop."""

@@ -25,10 +25,10 @@ from ida_tui.judge.backends.offline.heuristic import UNKNOWN_LANGUAGE_FAILURE, O
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
     JudgeClient,
-    VerdictRecord,
     endpoint_key,
 )
 from ida_tui.judge.backends.openai.rate_limit import Limiter
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
@@ -84,6 +84,9 @@ class Scorer(Protocol):
     @property
     def output_format(self) -> str:
         """A description of the endpoint's output format; empty before the first call."""
+
+    def take_traffic(self) -> list[ev.JudgeTraffic]:
+        """The calls to each judge since the last time, on any clock of seconds; from any thread."""
 
     def open(self) -> None:
         """Open the cache, on the thread of the event loop."""
@@ -181,6 +184,14 @@ class JudgeScorer:
     def output_format(self) -> str:
         """A description of the endpoint's output format; empty before the first call."""
         return self._client.capabilities.describe() if self._client is not None else ""
+
+    def take_traffic(self) -> list[ev.JudgeTraffic]:
+        """The calls since the last time; empty without any."""
+        calls = tuple(self._limiter.take_calls())
+        if not calls:
+            return []
+        mode = self._config.mode if self._config.kind == "openai" else "plugin"
+        return [ev.JudgeTraffic(self.label, self._limiter.max_slots, mode, calls)]
 
     def open(self) -> None:
         """Open the cache, on the thread of the event loop."""
@@ -348,6 +359,7 @@ class JudgeScorer:
                 limiter=self._limiter,
                 budget=self._budget,
                 on_throttled=self._on_throttled,
+                warn=self._warn,
                 retry_base_s=self._retry_base_s,
             )
         return self._client

@@ -168,6 +168,15 @@ class JudgeService:
         """US dollars spent so far, as far as known."""
         return self._budget.spent
 
+    def take_traffic(self) -> tuple[ev.JudgeTraffic, ...]:
+        """The calls to each judge since the last time; their clock starts with the first request."""
+        traffic = self._scorer.take_traffic()
+        start = min((call.requested_s for part in traffic for call in part.calls), default=0.0)
+        return tuple(
+            part._replace(calls=tuple(_since(start, call) for call in part.calls))
+            for part in traffic
+        )
+
     # --- requests -----------------------------------------------------------
 
     def probe_endpoint(self) -> Future[RequestFault | None]:
@@ -275,3 +284,12 @@ class JudgeService:
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self._on_event(ev.Noticed(level="warning", source="judge", text=text))
+
+
+def _since(start: float, call: ev.JudgeCall) -> ev.JudgeCall:
+    """A call with times since `start`, to a tenth of a millisecond."""
+    return call._replace(
+        requested_s=round(call.requested_s - start, 4),
+        sent_s=round(call.sent_s - start, 4),
+        answered_s=round(call.answered_s - start, 4),
+    )

@@ -16,7 +16,7 @@ from typing import Any
 from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.config.scoring.axes import JUDGED_RANGE, Scores
-from ida_tui.events.values import JudgeMember, JudgeWork
+from ida_tui.events.values import JudgeMember, JudgeTraffic, JudgeWork
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
 from ida_tui.util.statistics import mean_of_known
@@ -302,6 +302,8 @@ class BatchStats:
     """Mean spread of a panel's judges on each axis; empty for a single judge."""
     failure: str = ""
     """The most common reason of the failed verdicts; empty without any."""
+    traffic: tuple[JudgeTraffic, ...] = ()
+    """The calls to each judge; empty without calls."""
 
     @property
     def work(self) -> JudgeWork:

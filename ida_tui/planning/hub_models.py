@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -52,6 +53,8 @@ _SETTINGS = (
 """Files that a plan reads."""
 _SMALL_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 _PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_SHARD_PATTERN = re.compile(r"^(?!consolidated).*-\d+-of-\d+\.safetensors$")
+"""Names of the weight files of a model with an index; it may also have a single one."""
 _POLL_S = 0.2
 
 
@@ -76,8 +79,8 @@ class HubModel:
         """The weight files to download, with their sizes; no second copy in another format or precision."""
         names = [name for name in self.files if name.endswith(".safetensors") and "/" not in name]
         if "model.safetensors.index.json" in self.files:
-            names = [name for name in names if name.startswith("model-")]
-        elif "model.safetensors" in names:
+            names = [name for name in names if _SHARD_PATTERN.search(name)] or names
+        if "model.safetensors" in names:
             names = ["model.safetensors"]
         return {name: self.files[name] for name in sorted(names)}
 

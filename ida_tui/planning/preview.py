@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import ModelFiles, inspect_model
@@ -23,11 +21,18 @@ from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig
 from ida_tui.config.scoring.reward_files import named_functions
 from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.config.trust.endpoint import (
+    OPENAI_BASE_URL,
+    dotenv_value,
+    endpoint_source,
+    is_local,
+    may_get_variable,
+)
+from ida_tui.config.trust.headers import header_variables
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
@@ -37,6 +42,7 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
 from ida_tui.util.format import format_cost, format_count, format_size
 from ida_tui.util.paths import cache_folder, display_path, expand_home
+from ida_tui.util.proxies import find_proxy
 from ida_tui.util.text import quoted, strip_credentials
 
 _LABEL_WIDTH = 13
@@ -113,17 +119,14 @@ def planned_memory_limit(config: Config) -> float:
 
 def key_source(judge: JudgeConfig) -> str:
     """The source of the judge's API key: `environment`, `.env` or empty. The key is not stored."""
-    if judge.api_key_env is None:
-        return ""
-    if os.environ.get(judge.api_key_env):
+    return "" if judge.api_key_env is None else variable_source(judge.api_key_env)
+
+
+def variable_source(name: str) -> str:
+    """Where an environment variable is set: `environment`, `.env`, or empty if it is not set."""
+    if os.environ.get(name):
         return "environment"
-    try:
-        is_in_dotenv = bool(
-            dotenv_values(Path.cwd() / ".env", interpolate=False).get(judge.api_key_env)
-        )
-    except (OSError, ValueError):
-        is_in_dotenv = False
-    return ".env" if is_in_dotenv else ""
+    return ".env" if dotenv_value(name) else ""
 
 
 def count_judge_calls(config: Config) -> tuple[int, int]:
@@ -303,6 +306,9 @@ def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
     else:
         yield "judge", _judge_text(judge)
         yield "key", _key_status(judge)
+    proxies = dict.fromkeys(_proxy_text(m) for m in judge.members if m.kind == "openai")
+    if used := [text for text in proxies if text]:
+        yield "proxy", "\n".join(used)
     yield "judge mode", _mode_text(config)
     in_training, anchors = count_judge_calls(config)
     calls = in_training + anchors
@@ -324,7 +330,17 @@ def _judge_text(judge: JudgeConfig) -> str:
     if judge.kind != "openai":
         return "offline heuristic   (no calls)"
     where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
-    return f"{name}   ({judge.model} at {where})"
+    return f"{name}   ({judge.model} at {where}{endpoint_source(judge.base_url)})"
+
+
+def _proxy_text(judge: JudgeConfig) -> str:
+    """The proxy on the way to a judge's server, or why it cannot be used; empty without one."""
+    base_url = judge.base_url or OPENAI_BASE_URL
+    proxy = None if is_local(base_url) else find_proxy(base_url)
+    if proxy is None:
+        return ""
+    problem = proxy.problem()
+    return "\n".join(problem) if problem else proxy.label
 
 
 def _mode_text(config: Config) -> str:
@@ -348,13 +364,22 @@ def _plugin_label(name: str) -> str:
 
 
 def _key_status(judge: JudgeConfig) -> str:
-    if judge.api_key_env is None:
+    """The secrets that a judge's server gets, a line for each, and where they are set."""
+    names = [
+        variable for text in judge.extra_headers.values() for variable in header_variables(text)
+    ]
+    key = judge.api_key_env
+    if key is not None and may_get_variable(judge.base_url, key):
+        names.insert(0, key)
+    if names:
+        return "\n".join(map(_variable_status, dict.fromkeys(names)))
+    if key is None:
         return "not needed"
-    if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
-        return "not needed: the server is local, and the OpenAI key is not sent to it"
-    source = key_source(judge)
-    name = judge.api_key_env
-    if source:
+    return "not needed: the server is local, and the OpenAI key is not sent to it"
+
+
+def _variable_status(name: str) -> str:
+    if source := variable_source(name):
         return f"{name} is set ({source})"
     return f"{name} is not set: export {name}=… or add it to .env"
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from ida_tui.cli.arguments import check_override_keys
+from ida_tui.config.trust.consent import CONSENT_KEYS
+from ida_tui.errors import UsageError
+
 
 @dataclass(frozen=True)
 class BadInput:
@@ -144,7 +148,7 @@ def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui_unprepared: 
     # Python indents nested imports.
     imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "ida_tui.judge.api_key" in imported
-    assert not imported & {"torch", "transformers", "trl", "openai"}
+    assert not imported & {"torch", "transformers", "trl", "httpx2"}
 
 
 @pytest.mark.parametrize(
@@ -260,3 +264,19 @@ def test_a_defect_is_not_reported_as_a_failure_of_the_machine(
     monkeypatch.setattr(commands.load_command("runs"), "run", fail)
     with pytest.raises(TypeError):
         ida_tui_here("runs")
+
+
+@pytest.mark.parametrize(
+    ("argument", "title", "fix"),
+    [
+        ("questions.txt", 'unknown argument "questions.txt"', "--lines < FILE"),
+        ("prompts=x.yaml", "prompts cannot change here", "judge.panel.N.base_url"),
+    ],
+)
+def test_a_command_on_a_run_says_which_arguments_it_takes(
+    argument: str, title: str, fix: str
+) -> None:
+    with pytest.raises(UsageError, match=title) as refused:
+        check_override_keys([argument], CONSENT_KEYS)
+    assert fix in refused.value.hint
+    assert "panel.0" not in refused.value.hint

@@ -209,7 +209,7 @@ def test_a_judge_model_that_retires_soon_is_noted():
     ("judge", "key"),
     [
         ({"model": ""}, "judge.model"),
-        ({"base_url": "127.0.0.1:9000"}, "judge.base_url"),
+        ({"base_url": "10.0.0.2:9000"}, "judge.base_url"),
         ({"api_key_env": "sk-secret"}, "judge.api_key_env"),
         ({"shutdown_date": "soon"}, "judge.shutdown_date"),
     ],

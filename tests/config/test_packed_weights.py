@@ -56,6 +56,8 @@ def test_config_json_says_how_the_weights_are_packed(
         ({"a.qweight": "I32", "a.qzeros": "I32"}, "with GPTQ or AWQ"),
         ({"a.weight": "U8", "a.weight.quant_state.bitsandbytes__nf4": "U8"}, "with bitsandbytes"),
         ({"a.weight": "F8_E4M3"}, "with FP8"),
+        ({"a.weight": "I8"}, "as whole numbers"),
+        ({"a.weight": "F16", "a.position_ids": "I64"}, ""),
         ({"a.weight": "BF16", "a.bias": "BF16", "a.scales": "BF16"}, ""),
     ],
 )
@@ -107,3 +109,39 @@ def test_parameters_are_not_counted_from_a_part_of_the_weight_files(tmp_path: Pa
     (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
 
     assert inspect_model(ModelConfig(path=str(folder))).parameters is None
+
+
+def model_folder(tmp_path: Path, *names: str) -> Path:
+    """The embedded model without its weights, and with further empty files."""
+    folder = tmp_path / "model"
+    shutil.copytree(embedded.model_folder(), folder)
+    (folder / "model.safetensors").unlink()
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_that_lacks_a_part_of_its_weights_is_refused_by_the_part(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    table = {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "part-2.safetensors"}
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": table}))
+
+    problem = model_problem(ModelConfig(path=str(folder)))
+    assert problem is not None
+    assert "lacks 2 weight files that its index names" in problem[0]
+    assert "model-00001-of-00002.safetensors" in problem[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytorch_model.bin", "only pickled weights"),
+        ("adapter_config.json", "an adapter (adapter_config.json) beside the model"),
+    ],
+)
+def test_a_folder_with_pickled_weights_or_an_adapter_is_refused(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    problem = model_problem(ModelConfig(path=str(model_folder(tmp_path, name))))
+    assert problem is not None
+    assert text in problem[0]

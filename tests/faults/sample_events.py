@@ -28,7 +28,10 @@ ALL: tuple[ev.Event, ...] = (
         1, 0, 0, {"align": 7.5, "risk": 9.0, "detail": 6.0}, 0.56, 0.3, "It helps.", "gpt-4o-mini",
         0.8, 0.0002, False, None,
     ),
-    ev.JudgeBatchFinished(1, 8, 0, 1, 2, 3.1, 1.0, 0.8, 1.9, 0.002, 0.7, 8, {"unsafe": 1}),
+    ev.JudgeBatchFinished(
+        1, 8, 0, 1, 2, 3.1, 1.0, 0.8, 1.9, 0.002, 0.7, 8, {"unsafe": 1},
+        traffic=(ev.JudgeTraffic("gpt-4o-mini", 8, "absolute", (ev.JudgeCall(0.0, 0.1, 0.9, 700, 60),)),),
+    ),
     ev.JudgeProgressed(1, 3, 8, 4),
     ev.JudgeSlowed(12.0, 2, "429 Too Many Requests"),
     ev.JudgeProbed(10, "gpt-4o-mini-2024", {"good": 0.9, "bad": None}, 0.4, 0.001),

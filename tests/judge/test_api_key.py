@@ -78,7 +78,7 @@ def test_an_invalid_key_is_refused_and_not_shown(
     assert "secret" not in "\n".join(caught.value.lines())
 
 
-@pytest.mark.parametrize("address", ["localhost:8000/v1", "http://localhost:80x/v1", "http://"])
+@pytest.mark.parametrize("address", ["http//localhost", "http://localhost:80x/v1", "http://"])
 def test_an_invalid_base_url_is_a_usage_error(tmp_path: Path, address: str) -> None:
     config = JudgeConfig(kind="openai", model="local", base_url=address)
     with pytest.raises(UsageError, match="base_url is not a URL"):

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import JudgeConfig, RubricConfig
+from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
-from ida_tui.judge.backends.openai.client import VerdictRecord
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.verdict import JudgeRequest, Verdict
@@ -89,6 +89,8 @@ def test_neither_prompt_nor_completion_is_written_to_the_file(tmp_path: Path) ->
         {"reasoning_effort": "low"},
         {"max_judged_chars": 10},
         {"max_tokens": 10},
+        {"extra_body": {"think": False}},
+        {"extra_query": {"api-version": "1"}},
     ],
 )
 def test_the_judge_and_its_sampling_settings_change_the_key(update: dict[str, Any]) -> None:
@@ -122,6 +124,16 @@ def test_the_content_of_the_rubric_changes_the_key_but_its_name_does_not() -> No
     assert with_rubric(name="mine", description="x") == cache_key()
     assert with_rubric(task="Grade it otherwise.") != cache_key()
     assert with_rubric(order="reason_first") != cache_key()
+
+
+def test_fields_of_the_user_are_settings_of_a_scoring_period_and_headers_are_not() -> None:
+    def parts(**update: Any) -> dict[str, str]:
+        return scoring_parts(CONFIG.model_copy(update=update), RUBRIC, PromptSet(prompts=[]))
+
+    assert parts(extra_body={"think": False})["settings"] != parts()["settings"]
+    assert parts(extra_headers={"X-Title": "x"}) == parts()
+    assert parts(extra_body={}) == parts()
+    assert cache_key() == cache_key(config=CONFIG.model_copy(update={"extra_headers": {"X": "x"}}))
 
 
 def test_a_trailing_slash_and_pacing_settings_do_not_change_the_key() -> None:

@@ -20,8 +20,9 @@ from ida_tui.judge.backends.openai.capabilities import (
     OutputFormat,
 )
 from ida_tui.judge.backends.openai.client import JudgeClient
+from ida_tui.judge.backends.openai.error_response import parse_retry_after
 from ida_tui.judge.backends.openai.prompt import render_messages, verdict_schema
-from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
+from ida_tui.judge.errors import JudgeUnavailable, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.support.judge_server import (
@@ -156,21 +157,22 @@ def refuse_formats(*refused: str) -> Any:
 
 def test_after_a_refused_json_schema_the_client_keeps_using_json_objects() -> None:
     with ScriptedJudge(rule=refuse_formats("json_schema")) as judge:
-        verdicts = request_verdicts(judge, "first answer", "second answer")
-        assert requested_formats(judge) == ["json_schema", "json_object", "json_object"]
+        verdicts = request_verdicts(judge, "first answer", "second answer", "third answer")
+        assert requested_formats(judge) == ["json_schema", "none", "json_object", "json_object"]
         assert "JSON schema" not in judge.requests[0]["messages"][0]["content"]
         assert '"additionalProperties": false' in judge.requests[1]["messages"][0]["content"]
     assert [v.scores["align"] for v in verdicts] == [
-        verdict_for(text)["align"] for text in ("first answer", "second answer")
+        verdict_for(text)["align"] for text in ("first answer", "second answer", "third answer")
     ]
 
 
 def test_the_last_output_format_is_the_prompt_without_response_format() -> None:
     rule = refuse_formats("json_schema", "json_object+schema", "json_object")
     with ScriptedJudge(rule=rule) as judge:
-        [verdict] = request_verdicts(judge)
-        assert requested_formats(judge) == ["json_schema", "json_object", "json_object", "none"]
-    assert verdict.failure is None
+        verdicts = request_verdicts(judge, "first answer", "second answer", "third answer")
+        assert requested_formats(judge) == ["json_schema", "none", "json_object", "none", "none"]
+        assert judge.requests[-1]["temperature"] == 0
+    assert all(verdict.failure is None for verdict in verdicts)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +181,9 @@ def test_the_last_output_format_is_the_prompt_without_response_format() -> None:
 )
 def test_a_422_and_a_500_about_the_format_also_lead_to_a_simpler_format(fault: Status) -> None:
     with ScriptedJudge([fault]) as judge:
-        [verdict] = request_verdicts(judge)
-        assert requested_formats(judge) == ["json_schema", "json_object"]
-    assert verdict.failure is None
-    assert verdict.retries == 0
+        verdicts = request_verdicts(judge, "first answer", "second answer")
+        assert requested_formats(judge) == ["json_schema", "none", "json_object"]
+    assert [(v.failure, v.retries) for v in verdicts] == [(None, 0)] * 2
 
 
 def test_a_server_that_ignores_the_schema_gets_a_simpler_format() -> None:
@@ -200,9 +201,9 @@ def test_a_simpler_format_is_remembered_even_if_the_retry_fails() -> None:
 
 
 def test_a_request_refused_in_every_format_does_not_change_the_format() -> None:
-    with ScriptedJudge([Status(400, "no")] * 4) as judge:
+    with ScriptedJudge([Status(400, "no")] * 3) as judge:
         first, second = request_verdicts(judge, "first answer", "second answer")
-        assert requested_formats(judge)[-1] == "json_schema"
+        assert requested_formats(judge) == ["json_schema", "none", "none", "json_schema"]
     assert first.failure == "HTTP 400: no"
     assert second.failure is None
 
@@ -224,8 +225,8 @@ def test_refused_parameters_are_renamed_or_dropped_in_all_later_requests() -> No
         return None
 
     with ScriptedJudge(rule=rule) as judge:
-        verdicts = request_verdicts(judge, "first answer", "second answer", max_tokens=123)
-        assert judge.calls == 4
+        verdicts = request_verdicts(judge, *"abc", max_tokens=123)
+        assert judge.calls == 5
         final_body = judge.requests[-1]
     assert all(v.failure is None for v in verdicts)
     assert final_body["max_completion_tokens"] == 123
@@ -244,7 +245,7 @@ def test_capabilities_can_be_shared_with_the_next_client() -> None:
     with ScriptedJudge(rule=refuse_formats("json_schema")) as judge:
         asyncio.run(request_with_new_client(judge))
         asyncio.run(request_with_new_client(judge))
-        assert requested_formats(judge) == ["json_schema", "json_object", "json_object"]
+        assert requested_formats(judge) == ["json_schema", "none", "none"]
 
 
 def test_the_json_schema_allows_only_half_points() -> None:

@@ -191,6 +191,11 @@ def test_a_repository_without_usable_weights_is_refused_by_its_list_of_files(
     ("files", "weights"),
     [
         (["model.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),
+        (["model.safetensors.index.json", "model.safetensors"], ["model.safetensors"]),
+        (
+            ["model.safetensors.index.json", "model.safetensors-00001-of-00001.safetensors"],
+            ["model.safetensors-00001-of-00001.safetensors"],
+        ),
         (
             [
                 "model.safetensors.index.json",

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from tests.support.patience import PATIENCE_S
@@ -73,9 +74,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Raw:
-    """Answer 200 with this body, which need not be a chat completion."""
+    """Answer with this body, which need not be a chat completion."""
 
     body: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ class ScriptedJudge:
         delay_s: delay before every reply, in seconds; stopping the server ends the delay.
         port: port to listen on; 0 selects a free port.
         models: a behavior in place of the list of models.
+        stray: a reply at every other address in place of status 404.
     """
 
     def __init__(
@@ -193,7 +197,12 @@ class ScriptedJudge:
         delay_s: float = 0.0,
         port: int = 0,
         models: Status | Wire | None = None,
+        stray: Raw | None = None,
     ) -> None:
+        self.stray = stray
+        """A reply at every other address."""
+        self.paths: list[str] = []
+        """Paths of the chat completion requests, with their parameters."""
         self.models = models
         """A behavior in place of the list of models."""
         self.requests: list[dict[str, Any]] = []
@@ -346,6 +355,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
+            self.path = urlsplit(self.path).path  # a proxy gets the whole address
             if self.path == "/v1/models" and isinstance(judge.models, Wire):
                 self._write(judge.models)
             elif self.path == "/v1/models" and judge.models is not None:
@@ -357,9 +367,14 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path != "/v1/chat/completions":
+            # A proxy gets the whole address.
+            if urlsplit(self.path).path != "/v1/chat/completions":
+                if judge.stray is not None:
+                    self._send_text(judge.stray.status, judge.stray.body, judge.stray.headers)
+                    return
                 self._send(404, {"error": {"message": f"no route {self.path}"}})
                 return
+            judge.paths.append(self.path)
             behavior = judge.enter(body, self.headers)
             if isinstance(behavior, Hold):
                 behavior.release.wait(PATIENCE_S)
@@ -386,7 +401,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 )
                 self._send(behavior.status, {"error": error}, headers)
             elif isinstance(behavior, Raw):
-                self._send_text(200, behavior.body)
+                self._send_text(behavior.status, behavior.body, behavior.headers)
             elif isinstance(behavior, Wire):
                 self._write(behavior)
             else:

@@ -97,6 +97,20 @@ def test_a_chosen_model_replaces_the_model_of_the_experiment(started_runs: Start
     drive(scenario)
 
 
+def test_enter_directly_after_an_arrow_key_starts_the_experiment_under_the_cursor(
+    started_runs: Started,
+) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        experiments = app.screen.query_one("#experiments", ProfileList)
+        experiments.action_cursor_down()
+        experiments.action_select()  # before the messages of the first key are handled
+        await pilot.pause()
+        assert [config.name for config, _ in started_runs] == [experiments.selected_item.name]
+        assert experiments.selected_item.name != "quickstart"
+
+    drive(scenario)
+
+
 def test_each_profile_has_its_description() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "models", "qwen3-0.6b")

@@ -53,6 +53,9 @@ class ChatTurn:
                 words = format_count(len(split_words(parts.thought)), "word")
                 text = [f"▸ thought, {words}{', unfinished' * parts.unfinished}", *text]
             out += [f"{who if n == 0 else '':<{LABEL_WIDTH}}{line}" for n, line in enumerate(text)]
+            if answer.cut_off:
+                count = format_count(answer.tokens, "token")
+                out.append(f"{'':<{LABEL_WIDTH}}[cut off after {count}]")
             if who in self.verdicts:
                 out.append(
                     f"{'':<{LABEL_WIDTH}}[{verdict_line(self.verdicts[who], self.reward_name)}]"
@@ -71,6 +74,7 @@ class ChatTurn:
             "text": answer.text,
             "tokens": answer.tokens,
             "seconds": answer.seconds,
+            "cut_off": answer.cut_off,
         }
         if verdict is not None:
             names = ("scores", "reward", "reason", "judge", "failure")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.schema import Config, JudgeConfig
+from ida_tui.config.trust.endpoint import endpoint_source
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.util.text import join_words
@@ -33,4 +34,4 @@ def _source(judge: JudgeConfig) -> str:
         return "built in"
     if judge.kind == "plugin":
         return f"the plugin {judge.model}"
-    return f"{judge.model} at {host_of(judge.base_url)}"
+    return f"{judge.model} at {host_of(judge.base_url)}{endpoint_source(judge.base_url)}"

@@ -18,12 +18,13 @@ from ida_tui.config.models.gguf import unpacked_folder
 from ida_tui.config.models.gguf_header import GgufError, is_gguf
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import read_bytes
-from ida_tui.util.text import one_line, parse_json
+from ida_tui.util.text import one_line, parse_json, quoted
 
 SourceKind = Literal["embedded", "folder", "gguf", "hub"]
 PREFIXES = ("package:", "ollama:", "lmstudio:")
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 """An id of the Hugging Face Hub, with or without an owner."""
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:huggingface|hf)\.co/([\w.-]+/[\w.-]+)", re.ASCII)
 OLLAMA_FOLDERS = ("~/.ollama/models", "/usr/share/ollama/.ollama/models")
 """Where Ollama keeps its models unless OLLAMA_MODELS is set: of this user, or of its Linux service."""
 LM_STUDIO_FOLDERS = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
@@ -89,12 +90,18 @@ def find_source(path: str) -> ModelSource:
     if path.endswith(".gguf"):
         return _refused("gguf", f"the file {path} does not exist", "check the path")
     if not HUB_ID_PATTERN.fullmatch(path):
-        return _refused(
-            "folder",
-            f"the folder {path} does not exist",
-            "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
-        )
+        return _refused("folder", *missing_folder(path))
     return ModelSource("hub")
+
+
+def missing_folder(path: str) -> Problem:
+    """What to say about a path that names no folder and no id of the Hub."""
+    if address := _HUB_ADDRESS.match(path):
+        return f"{quoted(path)} is an address", f"write the id alone: model={address[1]}"
+    return (
+        f"the folder {quoted(path)} does not exist",
+        "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
+    )
 
 
 def names_model_file(name: str) -> bool:

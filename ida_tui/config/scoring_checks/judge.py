@@ -7,6 +7,7 @@ from datetime import date
 
 from ida_tui.config.prompts import RUBRIC_COLUMN, Prompt
 from ida_tui.config.schema import Config, JudgeConfig, JudgeSettings
+from ida_tui.config.scoring_checks.request import check_request
 from ida_tui.config.scoring_checks.rubric import check_rubric
 from ida_tui.config.trust.endpoint import base_url_problem
 from ida_tui.errors import UsageError
@@ -56,6 +57,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
 
 
 def _check_panel(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+    yield from check_request("judge", judge)
     if len(judge.panel) < 2:
         count = "one judge" if judge.panel else "no judges"
         yield error_finding(
@@ -97,6 +99,7 @@ def _check_one(key: str, judge: JudgeSettings, today: date) -> Iterator[Finding]
         yield error_finding(
             f"{key}.options", "only a plugin judge accepts options", "remove judge.options"
         )
+    yield from check_request(key, judge)
     # Both are written to disk with every kind of judge, so that even an unused one must hold no secret.
     if judge.base_url is not None and (
         problem := base_url_problem(judge.base_url, f"{key}.base_url")

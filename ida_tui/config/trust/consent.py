@@ -22,13 +22,22 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import platformdirs
-from dotenv import dotenv_values
 
 from ida_tui.config import profiles
 from ida_tui.config.data.source import is_hub_id
 from ida_tui.config.schema import MAX_PANEL, Config, JudgeConfig
 from ida_tui.config.scoring.reward_files import parse_reference
-from ida_tui.config.trust.endpoint import base_url_problem, endpoint_of, is_local
+from ida_tui.config.trust.endpoint import (
+    EnvironmentEndpoint,
+    base_url_problem,
+    dotenv_value,
+    endpoint_of,
+    environment_endpoint,
+    is_local,
+    may_get_variable,
+    normalize_base_url,
+)
+from ida_tui.config.trust.headers import header_variables
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.util.paths import display_path, expand_home
@@ -50,10 +59,10 @@ CONSENT_KEYS = (
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
 SHIPPED_FUNCTIONS = "ida_tui.rewards.shipped."
 """Start of the names of the modules with reward functions that ship with ida-tui."""
-OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
 _MAX_FILE_BYTES = 1_000_000
 _FUNCTION_KEY = re.compile(r"rubric\.axes\.\w+\.(function|options\.\w+)")
+_HEADER_KEY = re.compile(r"judge\.(panel\.\d\.)?extra_headers\.[\w-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +145,9 @@ def consents_of_run(
     """
     consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
     consents |= {Consent("functions", (source,)) for _, source in _function_sources(config)}
+    known = frozenset(_known_pairs())
     for judge in config.judge.members:
-        key = _sent_key(judge)
-        if key is not None and not _is_known_pair(key):
-            consents.add(key)
+        consents |= {sent for sent, _ in _sent_variables(judge)} - known
     if outside := _outside_folder(config):
         consents.add(outside)
     consents |= {consent for consent, _ in _sent_files(config)}
@@ -218,12 +226,17 @@ def _asked(
     """What somebody else's values ask for, with the words that agree and the key to show."""
     for number, judge in enumerate(config.judge.members):
         place = f"judge.panel.{number}" if config.judge.kind == "panel" else "judge"
-        key = _sent_key(judge)
-        foreign = _foreign_keys(origins, (f"{place}.base_url", f"{place}.api_key_env"))
-        if key is not None and foreign and not _is_known_pair(key):
-            url = judge.base_url or "null"
-            words = [f"{place}.base_url={url}", f"{place}.api_key_env={judge.api_key_env}"]
-            yield key, words, foreign[0]
+        for sent, own_key in _sent_variables(judge):
+            keys = (f"{place}.base_url", f"{place}.{own_key}")
+            foreign = _foreign_keys(origins, keys)
+            if _is_from_dotenv(origins.get(keys[0]), sent.subject[1]):
+                foreign = [key for key in foreign if key != keys[0]]
+            if foreign and sent not in _known_pairs(environment_endpoint()):
+                words = [
+                    f"{keys[0]}={judge.base_url or 'null'}",
+                    f"{keys[1]}={_value_of(judge, own_key)}",
+                ]
+                yield sent, words, foreign[0]
     trust = "model.trust_remote_code"
     if origins.get(trust) != COMMAND_LINE_ORIGIN:
         run = None if is_own(Origin(file)) or file.name != "config.yaml" else file.parent
@@ -236,7 +249,7 @@ def _asked(
                     foreign[0] if foreign else trust,
                 )
     # A profile that the person names is theirs to run; one that a run or a sweep has left behind is not.
-    if _is_left_behind(file) and not is_own(Origin(file)):
+    if is_left_behind(file) and not is_own(Origin(file)):
         for name, source in _function_sources(config):
             axis, key_of_axis = config.rubric.axes[name], f"rubric.axes.{name}"
             words = [f"{key_of_axis}.function={axis.function}"]
@@ -256,7 +269,7 @@ def _asked(
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
 
 
-def _is_left_behind(file: Path) -> bool:
+def is_left_behind(file: Path) -> bool:
     """Whether a run or a sweep has written this profile."""
     in_sweep = file.parent.name == "configs" and file.stem.isdecimal()
     return file.name == "config.yaml" or in_sweep
@@ -276,51 +289,69 @@ def is_own(origin: Origin) -> bool:
     return any(file.is_relative_to(os.path.abspath(root)) for root in roots)  # noqa: PTH100
 
 
-def _sent_key(judge: JudgeConfig) -> Consent | None:
-    """The key that a judge would get; None if it gets none."""
-    variable = judge.api_key_env
-    if judge.kind != "openai" or variable is None:
-        return None
-    if judge.base_url is not None and base_url_problem(judge.base_url):
-        return None  # refused before a key is read
-    if is_local(judge.base_url) and variable == OPENAI_KEY_VARIABLE:
-        return None
-    return _key_consent(judge.base_url, variable) if _is_set(variable) else None
+def _sent_variables(judge: JudgeConfig) -> Iterator[tuple[Consent, str]]:
+    """The environment variables that a judge's server would get, each with the key that names it."""
+    if judge.kind != "openai" or (judge.base_url is not None and base_url_problem(judge.base_url)):
+        return  # a wrong address is refused before a variable is read
+    named = [(judge.api_key_env, "api_key_env")]
+    named += [
+        (variable, f"extra_headers.{name}")
+        for name, text in judge.extra_headers.items()
+        for variable in header_variables(text)
+    ]
+    for variable, key in named:
+        if variable and _is_set(variable) and may_get_variable(judge.base_url, variable):
+            yield Consent("judge", (endpoint_of(judge.base_url), variable)), key
 
 
-def _key_consent(base_url: str | None, variable: str) -> Consent:
-    return Consent("judge", (endpoint_of(base_url), variable))
+def _value_of(judge: JudgeConfig, key: str) -> str:
+    """The value of `api_key_env` or of a header, as it is typed."""
+    name = key.removeprefix("extra_headers.")
+    return judge.extra_headers[name] if name != key else judge.api_key_env or "null"
 
 
 def _is_set(variable: str) -> bool:
-    if os.environ.get(variable):
-        return True
-    file = Path.cwd() / ".env"
-    try:
-        return file.is_file() and bool(dotenv_values(file, interpolate=False).get(variable))
-    except (OSError, UnicodeDecodeError):
-        return True
+    return bool(os.environ.get(variable) or dotenv_value(variable))
 
 
-def _is_known_pair(key: Consent) -> bool:
-    """Whether a shipped profile or one in the user's folder names this host for this variable."""
-    return any(key == pair for pair in _known_pairs())
+def _is_from_dotenv(origin: Origin | None, variable: str) -> bool:
+    """Whether the working directory's `.env` has both the address and the variable that is sent there."""
+    if origin is None or origin.file != Path.cwd() / ".env":
+        return False
+    return not os.environ.get(variable) and bool(dotenv_value(variable))
 
 
-def _known_pairs() -> Iterator[Consent]:
+def _known_pairs(named: EnvironmentEndpoint | None = None) -> Iterator[Consent]:
+    """The variables that shipped profiles and those in the user's folder send, each to its server.
+
+    Args:
+        named: the address of the profiles that have none; None is OpenAI's.
+    """
     fields = JudgeConfig.model_fields
+    default = named.base_url if named is not None and named.file is None else None
     for name in profiles.list_profiles("judges"):
         with contextlib.suppress(UsageError, ValueError):
             node = profiles.load_profile("judges", name)
             for judge in _judge_nodes(node):
                 entries = {key: judge.get(key) for key in ("base_url", "api_key_env")}
-                if all(entry is None or is_own(entry.origin) for entry in entries.values()):
-                    base_url, variable = (
-                        to_plain(entry) if isinstance(entry, Node) else fields[key].default
-                        for key, entry in entries.items()
-                    )
-                    if isinstance(variable, str) and isinstance(base_url, str | None):
-                        yield _key_consent(base_url, variable)
+                headers = judge.get("extra_headers")
+                own_headers = headers.value if headers and isinstance(headers.value, dict) else {}
+                given = [*entries.values(), headers, *own_headers.values()]
+                if not all(entry is None or is_own(entry.origin) for entry in given):
+                    continue
+                base_url, variable = (
+                    to_plain(entry) if isinstance(entry, Node) else fields[key].default
+                    for key, entry in entries.items()
+                )
+                if not isinstance(base_url, str | None):
+                    continue
+                endpoint = endpoint_of(normalize_base_url(base_url) if base_url else default)
+                variables = [variable]
+                for text in own_headers.values():
+                    variables += header_variables(str(text.value))
+                yield from (
+                    Consent("judge", (endpoint, v)) for v in variables if isinstance(v, str)
+                )
 
 
 def _judge_nodes(profile: Node) -> Iterator[Mapping[str, Node]]:
@@ -364,7 +395,8 @@ def _is_shipped(function: str) -> bool:
 
 def is_consent_key(key: str) -> bool:
     """Whether a person can type this key to agree to something."""
-    return key in CONSENT_KEYS or _FUNCTION_KEY.fullmatch(key) is not None
+    patterns = (_FUNCTION_KEY, _HEADER_KEY)
+    return key in CONSENT_KEYS or any(pattern.fullmatch(key) for pattern in patterns)
 
 
 def _is_used(consent: Consent, uses: Collection[Use]) -> bool:

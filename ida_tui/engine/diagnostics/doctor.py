@@ -18,6 +18,7 @@ from ida_tui.config import profiles
 from ida_tui.config.model_files import hub_cache
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import DeviceName
+from ida_tui.config.trust.endpoint import base_url_problem, environment_endpoint, host_of
 from ida_tui.engine import libraries
 from ida_tui.errors import IdaError
 from ida_tui.planning.preview import key_source
@@ -31,7 +32,7 @@ REPORTED_PACKAGES = (
     "trl",
     "peft",
     "accelerate",
-    "openai",
+    "httpx2",
     "textual",
     "psutil",
 )
@@ -198,7 +199,15 @@ def check_network() -> Finding:
 
 
 def _check_keys() -> Iterator[Finding]:
-    """Which API keys of judge profiles are set; never their values."""
+    """Which API keys of judge profiles are set, never their values, and an address for all of them."""
+    if named := environment_endpoint():
+        problem = base_url_problem(named.base_url, named.variable)
+        place = ".env" if named.file else "environment"
+        if problem:
+            yield Finding("error", "judge", f"{problem[0]} ({place})", problem[1])
+        else:
+            text = f"judges without a base_url are asked at {host_of(named.base_url)}"
+            yield Finding("good", "judge", f"{text}: {named.variable} is set ({place})")
     sources: dict[str, str] = {}
     for name in profiles.list_profiles("judges"):
         judge = resolve("quickstart", [f"judge={name}"], verify=False).config.judge

@@ -70,6 +70,8 @@ class AnswerFinished:
     seconds: float
     stopped: bool
     """Whether the user stopped it; the text may be empty then."""
+    cut_off: bool = False
+    """Whether it reached the profile's limit of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,7 @@ class Chat:
                     reply.tokens,
                     round(time.monotonic() - started, 3),
                     self._stop.is_set(),
+                    reply.cut_off,
                 )
             )
         self._last_turn = _Turn(command, texts, contexts)

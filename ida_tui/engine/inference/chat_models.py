@@ -17,6 +17,7 @@ from ida_tui.engine.inference.generate import generate_tokens
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.finite_outputs import require_finite_outputs
+from ida_tui.engine.model.generation import end_token_ids
 from ida_tui.engine.model.trained import load_trained_model, prepare_device, require_memory
 from ida_tui.planning import inference_memory
 from ida_tui.planning.memory import resolve_limit
@@ -35,6 +36,8 @@ class ChatReply:
     tokens: int
     omitted_messages: int
     """Number of the oldest messages that did not fit into the context."""
+    cut_off: bool
+    """Whether it reached the limit of the profile's completions, `evaluation.max_completion_length`."""
 
 
 class ChatModels:
@@ -141,7 +144,10 @@ class ChatModels:
             )
         if tokens:
             self._checked.add(which)
-        return ChatReply(self._chat_format.decode(tokens) if tokens else "", len(tokens), omitted)
+        limit = self._config.evaluation_max_completion_length
+        cut_off = len(tokens) >= limit and tokens[-1] not in end_token_ids(model)
+        decoded = self._chat_format.decode(tokens) if tokens else ""
+        return ChatReply(decoded, len(tokens), omitted, cut_off)
 
     def _encode(self, model: Any, text: str, earlier: Context) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""

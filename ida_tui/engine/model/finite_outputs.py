@@ -21,7 +21,7 @@ def require_finite_outputs(
     recipe: PrecisionRecipe,
     autocast: AbstractContextManager[Any] | None = None,
 ) -> None:
-    """Compute the logits of one short prompt, on the model's device.
+    """Check the weights, and the logits of one short prompt, on the model's device.
 
     Args:
         model: the model.
@@ -31,16 +31,26 @@ def require_finite_outputs(
         autocast: context of the forward pass; None is the format of the weights.
 
     Raises:
-        IdaError: a logit is NaN or infinite.
+        IdaError: a weight or a logit is NaN or infinite.
     """
+    # The logits of one prompt need not show a damaged weight: attention on the CPU can hide a NaN.
+    if not _damaged_weight(model) and _has_finite_logits(model, tokenizer, profile, autocast):
+        return
+    raise not_finite_error(model, profile, recipe)
+
+
+def _has_finite_logits(
+    model: Any,
+    tokenizer: Tokenizer,
+    profile: ModelConfig,
+    autocast: AbstractContextManager[Any] | None,
+) -> bool:
     ids = ChatFormat(tokenizer, profile).encode("Hello")
     device = model.get_input_embeddings().weight.device
     with torch.no_grad(), autocast or nullcontext():
         logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
     # A few models exclude a token with a logit of minus infinity.
-    if not bool((logits.isnan() | logits.isposinf()).any()):
-        return
-    raise not_finite_error(model, profile, recipe)
+    return not bool((logits.isnan() | logits.isposinf()).any())
 
 
 def not_finite_error(model: Any, profile: ModelConfig, recipe: PrecisionRecipe) -> IdaError:
@@ -54,16 +64,27 @@ def not_finite_error(model: Any, profile: ModelConfig, recipe: PrecisionRecipe) 
             "if that does not help, its weights are damaged: download or copy them again",
             where=where,
         )
-    for tensor_name, tensor in model.named_parameters():
-        if not bool(tensor.isfinite().all()):
-            stored = tensor_name.removeprefix("base_model.model.").replace(".base_layer", "")
-            return IdaError(
-                f"the weights of model {name} are damaged: {stored} has values that are NaN or infinite",
-                "download or copy the model again",
-                where="model.path",
-            )
+    if damage := _damaged_weight(model):
+        return IdaError(
+            f"the weights of model {name} are damaged: {damage} has values that are NaN or infinite",
+            "download or copy the model again",
+            where="model.path",
+        )
     return IdaError(
         f"the outputs of model {name} in {recipe.weights} are NaN or infinite",
         "load it as float32: model.torch_dtype=float32\nor choose another model: model=NAME",
         where=where,
     )
+
+
+def _damaged_weight(model: Any) -> str:
+    """The name of the first weight with values that are not finite; empty if there is none."""
+    for name, weight in model.named_parameters():
+        # Any value that is not finite spoils the sum, which takes no memory.
+        if (
+            weight.is_floating_point()
+            and not bool(weight.detach().sum(dtype=torch.float32).isfinite())
+            and not bool(weight.isfinite().all())
+        ):
+            return str(name).removeprefix("base_model.model.").replace(".base_layer", "")
+    return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
@@ -61,7 +61,7 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
     """
     require_safe_files(model)
     try:
-        _load_config(model)
+        config = _load_config(model)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             model_source(model),
             revision=model.revision,
@@ -80,6 +80,8 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
             "or give it one, a .jinja file or a text: model.chat_template=FILE",
         )
     if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _configured_end_token(model, config, tokenizer)
+    if tokenizer.eos_token_id is None:
         raise IdaError(
             f"the tokenizer of model {model.name or model.path} has no end token (eos_token)",
             "training needs one to know when an answer ends: set eos_token in tokenizer_config.json",
@@ -88,6 +90,19 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         tokenizer.pad_token = tokenizer.eos_token
     _check_chat_template(model, tokenizer)
     return tokenizer
+
+
+def _configured_end_token(model: ModelConfig, config: Any, tokenizer: Tokenizer) -> str | None:
+    """The end token of the generation configuration or the configuration; None if they name none."""
+    try:
+        generation = GenerationConfig.from_pretrained(model_source(model), revision=model.revision)
+    except (OSError, ValueError):  # there is none, or it cannot be read
+        generation = GenerationConfig()
+    for ids in (generation.eos_token_id, getattr(config.get_text_config(), "eos_token_id", None)):
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if isinstance(first, int):
+            return tokenizer.convert_ids_to_tokens(first)
+    return None
 
 
 def local_token_ids(model: ModelConfig) -> Callable[[str], list[int]] | None:
@@ -164,7 +179,7 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
             ignore_mismatched_sizes=True,  # `_find_mismatch` names them
             **loading_arguments(model),
         )
-        problem = _find_mismatch(loaded, report, tokenizer)
+        problem = _find_mismatch(loaded, report, tokenizer, model)
     except Exception as error:
         raise _cannot_load(model, error) from error
     if problem:
@@ -173,6 +188,7 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
         use_packed_layers(loaded, getattr(torch, dtype))
     if find_source(model.path).kind == "gguf":
         loaded.name_or_path = model.path  # PEFT writes it to adapter_config.json
+    _name_untied_head(loaded)
     prepare_for_generation(loaded, tokenizer)
     return loaded
 
@@ -204,7 +220,7 @@ def _sort_unexpected(names: Iterable[str], settings: Any) -> tuple[list[str], di
     return refused, unused
 
 
-def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
+def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer, model: ModelConfig) -> str:
     """How the weights differ from what config.json and the tokenizer say; empty if they agree."""
     # transformers fills absent weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
@@ -221,13 +237,28 @@ def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
         verb = "tensor %s is" if count == 1 else "tensors %s are"
         logger.warning(f"%d {verb} not loaded", count, _UNUSED_NAMES[kind])
     rows = loaded.get_input_embeddings().weight.shape[0]
-    used = (tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    # A tokenizer may have more tokens that no text of the template contains, such as Gemma's for pictures.
+    template = ChatFormat(tokenizer, model).encode("Hello")
+    used = (tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id, *template)
     if max(token or 0 for token in used) >= rows:
         return (
-            f"its tokenizer has {tokenizer.vocab_size:,} tokens, but its weights are for {rows:,}"
+            f"its tokenizer has {len(tokenizer):,} tokens, but its weights are for {rows:,}"
             " (vocab_size)"
         )
     return ""
+
+
+def _name_untied_head(loaded: Any) -> None:
+    """Correct a configuration that ties the output layer, if the files have another one.
+
+    transformers keeps both, but programs that read an export would drop the output layer.
+    """
+    settings = loaded.config.get_text_config()
+    head = loaded.get_output_embeddings()
+    if not getattr(settings, "tie_word_embeddings", False) or head is None:
+        return
+    if head.weight is not loaded.get_input_embeddings().weight:
+        loaded.config.tie_word_embeddings = settings.tie_word_embeddings = False
 
 
 def load_structure(model: ModelConfig) -> Any:

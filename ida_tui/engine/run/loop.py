@@ -62,6 +62,7 @@ from ida_tui.events.sinks.base import RunInfo
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.events.state import RunState
+from ida_tui.judge.api_key import judge_secrets
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
@@ -141,7 +142,7 @@ def _start(
     else:
         directory = resume.directory
     previous = resume.state if resume else RunState()
-    secrets, clock = Secrets(key), RunClock()
+    secrets, clock = Secrets(judge_secrets(config.judge, key)), RunClock()
     secrets.add(hub_token(Path.cwd()))
     argv = [secrets.redact(argument) for argument in argv]
 

@@ -26,6 +26,7 @@ from ida_tui.engine.trainer.reward import Replacement
 from ida_tui.events import types as ev
 from ida_tui.events.alerts.rules import evaluate_rules
 from ida_tui.events.scoring import change_warning
+from ida_tui.judge.api_key import judge_secrets
 from ida_tui.judge.errors import FunctionsUnavailable, JudgeUnavailable
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs.resume import ResumePoint
@@ -144,7 +145,7 @@ class PauseController:
             before["functions"] = functions  # their files may have changed while the run went on
         with run.clock.paused():
             decision = self._wait_for_decision(self.decisions)
-        self.secrets.add(decision.key)
+        self.secrets.add(judge_secrets(decision.judge, decision.key))
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}
         )

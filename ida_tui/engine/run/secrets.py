@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Mapping
-from urllib.parse import quote
 
 from ida_tui.config.schema import JudgeKey
-from ida_tui.util.secrets import secret_values
-
-MIN_SECRET_LENGTH = 8
-"""Shortest secret, in characters. Redacting shorter values would garble ordinary words."""
+from ida_tui.util.secrets import MIN_SECRET_LENGTH, secret_forms, secret_values
 
 
 class Secrets:
@@ -37,13 +31,7 @@ class Secrets:
             return
         for value in dict.fromkeys(((secret or "").strip(), (secret or "").strip().strip("'\""))):
             if len(value) >= MIN_SECRET_LENGTH:
-                forms = (
-                    value,
-                    json.dumps(value)[1:-1],
-                    json.dumps(value, ensure_ascii=False)[1:-1],
-                    quote(value, safe=""),
-                    base64.b64encode(value.encode()).decode(),
-                )
+                forms = dict.fromkeys(secret_forms(value))
                 self._values += [form for form in forms if form not in self._values]
         # A secret that contains another one is replaced first.
         self._values.sort(key=len, reverse=True)

@@ -153,6 +153,7 @@ class StepRecorder:
                 members=stats.members,
                 spread=stats.spread,
                 failure=stats.failure,
+                traffic=stats.traffic,
             )
         )
 

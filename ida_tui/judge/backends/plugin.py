@@ -24,7 +24,7 @@ from functools import partial
 from typing import cast
 
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.judge.backends.openai.client import VerdictRecord
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.errors import redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.r_ida import MAX_SCORE

@@ -94,6 +94,8 @@ def scoring_parts(
         # A reply that is complete does not depend on its maximum length.
         sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
         settings = [sampling, config.samples]
+        if extra := _extra_inputs(config):
+            settings = [*settings, extra]
         if config.mode == "group":
             settings = [*settings, "group"]
             parts["prompting"] += f" for groups {group.GROUP_PROMPT_VERSION}"
@@ -152,7 +154,13 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
             "reasoning_effort": config.reasoning_effort,
             "max_judged_chars": config.max_judged_chars,
         },
+        **_extra_inputs(config),
     }
+
+
+def _extra_inputs(config: JudgeConfig) -> dict[str, Any]:
+    """The further fields and parameters of a request; empty without any, as in older caches."""
+    return {key: value for key in ("extra_body", "extra_query") if (value := getattr(config, key))}
 
 
 def _digest_items(items: Iterable[object]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ida_tui.config.scoring.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
-from ida_tui.judge.backends.openai.client import VerdictRecord
+from ida_tui.judge.backends.openai.request import VerdictRecord
 from ida_tui.judge.verdict import Verdict
 from ida_tui.util.text import parse_json
 
@@ -212,7 +212,7 @@ class VerdictCache:
                 endpoint,
                 int(capabilities.output_format),
                 capabilities.token_limit_parameter,
-                " ".join(sorted(capabilities.refused_parameters)),
+                " ".join(sorted(capabilities.refused)),
                 datetime.now(UTC).isoformat(),
             ],
         )

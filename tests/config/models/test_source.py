@@ -52,6 +52,12 @@ def test_a_file_in_a_package_is_found_without_running_the_package(
         ("lmstudio:one-part", "no name of a model", "lmstudio:PUBLISHER/MODEL"),
         ("lmstudio:a/../../b", "no name of a model", "lmstudio:PUBLISHER/MODEL"),
         ("lmstudio:nobody/nothing", "LM Studio has no model", "lms ls"),
+        (
+            "https://huggingface.co/Qwen/Qwen3-0.6B/tree/main",
+            "is an address",
+            "model=Qwen/Qwen3-0.6B",
+        ),
+        ("hf.co/Qwen/Qwen3-0.6B", "is an address", "model=Qwen/Qwen3-0.6B"),
         ("missing.gguf", "the file missing.gguf does not exist", "check the path"),
     ],
 )

@@ -269,6 +269,40 @@ async def open_scripted_chat(app: IdaApp, pilot: Pilot[None]) -> None:
     await wait_until(app, pilot, lambda: "next message" in status_line(app))
 
 
+@pytest.mark.parametrize(("limit", "cut_off"), [(3, True), (200, False)])
+def test_an_answer_is_cut_off_at_the_limit_of_its_profile(
+    limit: int, cut_off: bool, own_run: Path
+) -> None:
+    from ida_tui.engine.inference.chat_models import ChatModels
+
+    config = resolve(
+        str(own_run / "config.yaml"), [f"evaluation.max_completion_length={limit}"]
+    ).config
+    reply = ChatModels(config, find_weights(RunDirectory(own_run), config)).reply(
+        "base",
+        "How do I kill a Python process?",
+        (),
+        temperature=0,
+        seed=0,
+        on_text=lambda text: None,
+        should_stop=lambda: False,
+    )
+
+    assert reply.cut_off == cut_off
+    assert (reply.tokens == limit) == cut_off
+
+
+def test_an_answer_that_reached_the_limit_of_tokens_is_marked() -> None:
+    answers = {who: AnswerFinished(who, "Cats purr to", 24, 0.1, False, True) for who in MODELS}
+    assert ChatTurn("Why?", "harmless", answers).lines()[1:3] == [
+        "base   Cats purr to",
+        "       [cut off after 24 tokens]",
+    ]
+
+    turns = [Turn("Why?", "harmless", dict.fromkeys(MODELS, "Cats purr to"), answers)]
+    assert "24 tokens, 0.1 s · cut off" in render_transcript(turns, "base").plain
+
+
 # -- thoughts ------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from ida_tui.engine.inference.generate import generate_answers, generate_tokens
 from ida_tui.engine.model import generation, load
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.rollout.sampling import TokenSampler
-from ida_tui.errors import UsageError
+from ida_tui.errors import IdaError, UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations
 
@@ -73,6 +73,22 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(tmp_path: Path)
     )
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     assert tokenizer.padding_side == "left"
+
+
+def test_a_tokenizer_without_an_end_token_takes_that_of_the_configurations(tmp_path: Path) -> None:
+    folder = chat_tune_of_a_base_model(tmp_path / "model")
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    edit_json(folder / "config.json", eos_token_id=2)
+    edit_json(folder / "generation_config.json", eos_token_id=[OTHER_END_TOKEN, 2])
+
+    assert load.load_tokenizer(ModelConfig(path=str(folder))).eos_token_id == OTHER_END_TOKEN
+
+    (folder / "generation_config.json").unlink()
+    assert load.load_tokenizer(ModelConfig(path=str(folder))).eos_token_id == 2
+
+    edit_json(folder / "config.json", eos_token_id=None)
+    with pytest.raises(IdaError, match="no end token"):
+        load.load_tokenizer(ModelConfig(path=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -180,10 +196,10 @@ def test_only_one_module_builds_chat_messages() -> None:
         for file in package.rglob("*.py")
         if re.search(r"""["']role["']\s*:""", file.read_text())
     }
-    # The transport builds the messages of the judge's server; reward functions get completions as messages.
+    # The messages of the judge's server are in its prompt; reward functions get completions as messages.
     # The conversations of data files are read, not built.
     others = {
-        "judge/backends/openai/transport.py",
+        "judge/backends/openai/prompt.py",
         "rewards/function_call.py",
         "config/data/conversation_rows.py",
     }

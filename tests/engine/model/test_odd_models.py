@@ -116,3 +116,39 @@ def test_sampling_from_numbers_that_are_not_finite_is_named_as_such(
         torch.multinomial(torch.tensor([math.nan, 1.0]), 1)
 
     assert hint in not_finite_outcome(recipe).hint
+
+
+def test_a_damaged_weight_is_named_even_if_the_logits_are_finite() -> None:
+    profile = ModelConfig(path="embedded")
+    tokenizer = load.load_tokenizer(profile)
+    model = load.load_model(profile, "float32", tokenizer)
+    model.model.layers[1].self_attn.q_proj.weight.data[3, 3] = math.nan
+
+    with pytest.raises(IdaError, match=r"damaged: model\.layers\.1\.self_attn\.q_proj\.weight"):
+        require_finite_outputs(
+            model, tokenizer, profile, PrecisionRecipe("float32", False, False, "adamw_torch")
+        )
+
+
+def test_an_output_layer_of_its_own_is_kept_by_an_export_although_the_configuration_ties_it(
+    tmp_path: Path,
+) -> None:
+    rows = load_file(embedded.model_folder() / "model.safetensors")["model.embed_tokens.weight"]
+    model = embedded_with(tmp_path, **{"lm_head.weight": rows.flip(0).contiguous()})
+
+    loaded = load.load_model(model, "float32", load.load_tokenizer(model))
+
+    assert torch.equal(loaded.lm_head.weight, rows.flip(0))
+    assert not loaded.config.tie_word_embeddings
+
+
+def test_a_chat_template_with_a_token_that_the_weights_lack_is_refused(tmp_path: Path) -> None:
+    model = embedded_with(tmp_path)
+    folder = Path(model.path)
+    tokenizer = load.load_tokenizer(model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = f"<|turn|>{tokenizer.chat_template}"
+    tokenizer.save_pretrained(folder)
+
+    with pytest.raises(IdaError, match="tokenizer has 1,537 tokens, but its weights are for 1,536"):
+        load.load_model(model, "float32", load.load_tokenizer(model))

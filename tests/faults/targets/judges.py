@@ -12,13 +12,11 @@ from random import Random
 from typing import Any
 
 from ida_tui.cli.main import main
-from ida_tui.config.schema import JudgeConfig
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
+from ida_tui.judge.backends.openai.error_response import classify_response, parse_retry_after
 from ida_tui.judge.backends.openai.parse import ParsedScores, parse_verdict
-from ida_tui.judge.backends.openai.reply import ServerReply
-from ida_tui.judge.backends.openai.transport import Transport
+from ida_tui.judge.backends.openai.reply import ServerReply, parse_reply
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
-from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
 from tests.faults import hostile
@@ -84,9 +82,6 @@ _REPLY = {
 }  # fmt: skip
 
 
-_TRANSPORTS: list[Transport] = []
-
-
 def exchange(rng: Random) -> bool:
     """Parse a hostile HTTP response of a judge: body, status and headers."""
     tree = _REPLY
@@ -98,11 +93,7 @@ def exchange(rng: Random) -> bool:
         body = hostile.mutate_bytes(body.encode("utf-8", "surrogatepass"), rng).decode(
             "utf-8", "replace"
         )
-    if not _TRANSPORTS:
-        _TRANSPORTS.append(
-            Transport(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None)
-        )
-    reply = _TRANSPORTS[0]._parse_response(body)
+    reply = parse_reply(body, None)
     header = {rng.choice(("retry-after", "retry-after-ms")): hostile.text(rng)}
     if rng.random() < 0.5:
         header = {"retry-after": str(rng.choice(hostile.NUMBERS))[:80]}
@@ -110,7 +101,7 @@ def exchange(rng: Random) -> bool:
     if wait is not None and not (math.isfinite(wait) and wait >= 0):
         raise Defect(f"it would wait {wait} s")
     fault = classify_response(rng.choice((400, 401, 404, 422, 429, 500, 503)), body, header,
-                              ("temperature", "response_format"), "sk-secret")  # fmt: skip
+                              ("temperature", "response_format"), "sk-secret", ("think",))  # fmt: skip
     check_printable(fault.text)
     if not isinstance(reply, ServerReply):
         check_printable(reply.text)

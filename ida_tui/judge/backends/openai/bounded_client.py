@@ -1,15 +1,15 @@
 """HTTP client for servers that are not trusted: it bounds a reply, follows no redirect and keeps no cookie.
 
-Import it only when a request is sent, because it imports `openai`.
+Import it only when a request is sent, because it imports `httpx2`.
 """
 
 from __future__ import annotations
 
 import http.cookiejar
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
-import openai
 
 MAX_REPLY_BYTES = 256 * 1024
 """Largest body of a reply, both as received and decompressed. The largest verdict has a few kB."""
@@ -23,17 +23,36 @@ class UnacceptableReply(httpx2.RequestError):
     """A reply that is too large or not valid; its text says why."""
 
 
-class BoundedClient(openai.DefaultAsyncHttpxClient):
+class BoundedClient(httpx2.AsyncClient):
     """An HTTP client that reads replies of at most `MAX_REPLY_BYTES`; the rest is not received.
 
     Args:
-        use_environment: use the proxies and certificates that environment variables name.
+        headers: headers of every request.
+        params: parameters in the address of every request.
+        timeout: timeouts of the parts of a call.
+        proxy: address of the proxy; None connects directly, whatever the environment names.
+        use_environment: use the certificates that environment variables name.
     """
 
-    def __init__(self, *, use_environment: bool) -> None:
+    def __init__(
+        self,
+        *,
+        headers: Mapping[str, str],
+        params: Mapping[str, str | int | float | bool],
+        timeout: httpx2.Timeout,
+        proxy: str | None,
+        use_environment: bool,
+    ) -> None:
         no_cookies = http.cookiejar.DefaultCookiePolicy(allowed_domains=[])
         super().__init__(
-            trust_env=use_environment,
+            headers=headers,
+            params=params,
+            timeout=timeout,
+            transport=httpx2.AsyncHTTPTransport(
+                trust_env=use_environment,
+                proxy=proxy,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            ),
             follow_redirects=False,
             cookies=http.cookiejar.CookieJar(no_cookies),
         )

@@ -1,6 +1,6 @@
 """Client of an OpenAI-compatible judge: retries each request until it gets a verdict or gives up.
 
-A request that the server refuses is sent again with fewer features (`Capabilities`). Transient errors
+A request that the server refuses is sent again with fewer features (`Discovery`). Transient errors
 are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
 that only the user can fix raises `JudgeUnavailable`.
 """
@@ -11,18 +11,18 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL
+from ida_tui.judge.api_key import OPENAI_BASE_URL, is_local
 from ida_tui.judge.backends.openai.capabilities import (
     Capabilities,
     CapabilityStore,
     InMemoryCapabilityStore,
     OutputFormat,
 )
+from ida_tui.judge.backends.openai.discovery import LEAD_S, Discovery, Turn
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
     group_schema,
@@ -33,10 +33,17 @@ from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, pars
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.openai.reply import ServerReply
+from ida_tui.judge.backends.openai.request import (
+    Question,
+    RequestState,
+    UsageTotals,
+    VerdictRecord,
+    token_cost,
+)
 from ida_tui.judge.backends.openai.transport import ListedModel, Transport
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault, redact, unavailable_error
-from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.judge.verdict import JudgeRequest
 from ida_tui.util.text import strip_credentials
 
 RETRY_BASE_S = 0.5
@@ -50,83 +57,6 @@ OnThrottled = Callable[[RequestFault, float, int], None]
 """Called when calls are throttled: the fault, the wait in seconds, the number of concurrent calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictRecord:
-    """A verdict with the raw reply and the fingerprint that the cache stores with it."""
-
-    verdict: Verdict
-    raw: str
-    """The unparsed text of the judge's reply; empty for a failed verdict."""
-    fingerprint: str | None
-    """The `system_fingerprint` of the reply; None if the server sends none."""
-
-
-@dataclass(slots=True)
-class _UsageTotals:
-    """Tokens and cost of all replies to one request, including unusable replies."""
-
-    config: JudgeConfig
-    input_tokens: int = 0
-    output_tokens: int = 0
-    has_unknown_usage: bool = False
-    """Whether a reply came without token counts."""
-
-    def add(self, reply: ServerReply) -> None:
-        if reply.input_tokens is None or reply.output_tokens is None:
-            self.has_unknown_usage = True
-        self.input_tokens += reply.input_tokens or 0
-        self.output_tokens += reply.output_tokens or 0
-
-    @property
-    def cost(self) -> float | None:
-        if (
-            self.has_unknown_usage
-            and self.config.price
-            and any(self.config.price.model_dump().values())
-        ):
-            return None
-        return token_cost(self.config, self.input_tokens, self.output_tokens)
-
-
-def token_cost(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
-    """The price of the tokens in US dollars; None if the judge profile has no price."""
-    if config.price is None:
-        return None
-    return (input_tokens * config.price.input + output_tokens * config.price.output) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class _Question(Generic[T]):
-    """What one request asks: the verdict on one completion, or those on a group."""
-
-    render: Callable[[str, bool, bool], JudgeMessages]
-    """The messages, from a nonce, whether to include the schema, and whether to reword."""
-    schema: Mapping[str, object]
-    parse: Callable[[str], T | ParseFailure]
-    max_tokens: int
-    """Maximum length of the reply."""
-
-
-@dataclass(slots=True)
-class _RequestState:
-    """State of one request over its retries."""
-
-    capabilities: Capabilities
-    usage: _UsageTotals
-    seconds: float = 0.0
-    """Time spent in HTTP requests."""
-    transient_retries: int = 0
-    """Retries after transient errors."""
-    invalid_reply_retries: int = 0
-    """Retries after replies that could not be parsed as a verdict."""
-    reworded: bool = False
-    """Whether the prompt now states that the judge is only asked to grade."""
-    declined: bool = False
-    """Whether the last reply was a refusal to judge the text."""
-    served_model: str | None = None
-    """The model that the server reported last."""
-
-
 class JudgeClient:
     """Requests verdicts from one judge. Use it on one event loop.
 
@@ -138,7 +68,12 @@ class JudgeClient:
         limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
         budget: the budget; None is unlimited.
         on_throttled: called when calls are throttled.
+        warn: receives warnings for the user.
         retry_base_s: wait before the first retry of a transient error, in seconds.
+        lead_s: longest wait for the first request to an unknown endpoint, in seconds.
+
+    Raises:
+        JudgeUnavailable: the proxy cannot be used, or a header of the profile has no value.
     """
 
     def __init__(
@@ -151,7 +86,9 @@ class JudgeClient:
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         on_throttled: OnThrottled = lambda fault, seconds, slots: None,
+        warn: Callable[[str], None] = lambda text: None,
         retry_base_s: float = RETRY_BASE_S,
+        lead_s: float = LEAD_S,
     ) -> None:
         self._config = config
         self._rubric = rubric
@@ -164,9 +101,12 @@ class JudgeClient:
         self._retry_base_s = retry_base_s
         self.endpoint = endpoint_key(config)
         """The key under which the endpoint's capabilities are stored."""
-        self._capabilities = self._stored_capabilities = self._store.load_capabilities(
-            self.endpoint
+        self._stored_capabilities = self._store.load_capabilities(self.endpoint)
+        self._discovery = Discovery(
+            self._stored_capabilities, schema_field=is_local(config.base_url), lead_s=lead_s
         )
+        self._warn = warn
+        self._path_noted = False
         self._verified_formats: set[OutputFormat] = set()
         """Output formats that have produced a verdict."""
         self._transport = Transport(config, key)
@@ -174,7 +114,7 @@ class JudgeClient:
     @property
     def capabilities(self) -> Capabilities:
         """The capabilities of the endpoint, as far as they are known."""
-        return self._capabilities or Capabilities()
+        return self._discovery.current
 
     async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
         """Request a verdict on one completion.
@@ -187,7 +127,7 @@ class JudgeClient:
                 the budget, or the server asks for a longer wait than the profile allows.
         """
         config, state = self._config, self._new_state()
-        question: _Question[ParsedScores] = _Question(
+        question: Question[ParsedScores] = Question(
             render=lambda nonce, with_schema, reworded: render_messages(
                 self._rubric,
                 request.prompt,
@@ -205,9 +145,9 @@ class JudgeClient:
         )
         outcome = await self._ask(question, state)
         if isinstance(outcome, str):
-            return VerdictRecord(self._failed_verdict(outcome, state), "", None)
+            return VerdictRecord(state.failed_verdict(outcome), "", None)
         parsed, reply = outcome
-        return VerdictRecord(self._scored_verdict(parsed, state), reply.text, reply.fingerprint)
+        return VerdictRecord(state.scored_verdict(parsed), reply.text, reply.fingerprint)
 
     async def request_group(self, requests: Sequence[JudgeRequest]) -> list[VerdictRecord]:
         """Request the verdicts on all completions of one prompt in one call.
@@ -224,7 +164,7 @@ class JudgeClient:
         """
         config, state, count = self._config, self._new_state(), len(requests)
         first, axes = requests[0], tuple(self._rubric.judged_axes)
-        question: _Question[ParsedGroup] = _Question(
+        question: Question[ParsedGroup] = Question(
             render=lambda nonce, with_schema, reworded: render_group_messages(
                 self._rubric,
                 first.prompt,
@@ -242,12 +182,12 @@ class JudgeClient:
         )
         outcome = await self._ask(question, state)
         if isinstance(outcome, str):
-            return [VerdictRecord(self._failed_verdict(outcome, state), "", None)] * count
+            return [VerdictRecord(state.failed_verdict(outcome), "", None)] * count
         group, reply = outcome
         verdicts = [
-            self._failed_verdict(redact(parsed.text, self._key), state)
+            state.failed_verdict(redact(parsed.text, self._key))
             if isinstance(parsed, ParseFailure)
-            else self._scored_verdict(parsed, state)
+            else state.scored_verdict(parsed)
             for parsed in group.verdicts
         ]
         return [
@@ -255,23 +195,27 @@ class JudgeClient:
             for number, verdict in enumerate(verdicts)
         ]
 
-    def _new_state(self) -> _RequestState:
-        return _RequestState(self.capabilities, _UsageTotals(self._config))
+    def _new_state(self) -> RequestState:
+        return RequestState(self.capabilities, UsageTotals(self._config))
 
-    async def _ask(
-        self, question: _Question[T], state: _RequestState
-    ) -> tuple[T, ServerReply] | str:
+    async def _ask(self, question: Question[T], state: RequestState) -> tuple[T, ServerReply] | str:
         """Send a request until its reply can be parsed; returns the failure if no retry is left.
 
         If only a part of a group can be parsed, also after the retry, the better of the two replies counts.
         """
         partial: tuple[T, ServerReply] | None = None
         while True:
-            async with self._limiter.slot() as started_at:
-                outcome = await self._send(question, state)
+            await self._discovery.wait()
+            async with self._limiter.slot() as call:
+                while (turn := self._discovery.take_turn()) is None:
+                    await self._discovery.wait()
+                outcome = await self._send(question, state, turn)
+                if isinstance(outcome, ServerReply):
+                    call.input_tokens = outcome.input_tokens
+                    call.output_tokens = outcome.output_tokens
             state.declined = False
             if isinstance(outcome, RequestFault):
-                failure = await self._handle_fault(outcome, state, started_at)
+                failure = await self._handle_fault(outcome, state, call.started_at)
             else:
                 self._limiter.on_success()
                 state.served_model = outcome.model
@@ -296,7 +240,13 @@ class JudgeClient:
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models that the endpoint lists, or why the list could not be read."""
-        return await self._transport.list_models()
+        models = await self._transport.list_models(self.capabilities)
+        if isinstance(models, RequestFault) and not self.capabilities.path:
+            wrong_path = models.status in (404, 405) or models.kind == "rejected"
+            if wrong_path and await self._transport.answers_at_fallback():
+                self._discovery.append_path()
+                return await self._transport.list_models(self.capabilities)
+        return models
 
     def unavailable_error(self, fault: RequestFault) -> JudgeUnavailable:
         """The error for a fault that only the user can fix."""
@@ -312,25 +262,32 @@ class JudgeClient:
         await self._transport.close()
 
     async def _send(
-        self, question: _Question[T], state: _RequestState
+        self, question: Question[T], state: RequestState, turn: Turn
     ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
-        messages, options = self._build_request(question, state)
+        estimated, _ = self._build_request(question, state, turn.capabilities)
 
         async def call() -> PaidReply[ServerReply | RequestFault]:
-            started = time.monotonic()
-            try:
-                outcome = await self._transport.post(messages, options)
-            finally:
-                state.seconds += time.monotonic() - started
+            with self._discovery.sending(turn):
+                state.capabilities = turn.capabilities
+                messages, options = self._build_request(question, state, turn.capabilities)
+                started = time.monotonic()
+                try:
+                    outcome = await self._transport.post(messages, options, turn.capabilities)
+                finally:
+                    state.seconds += time.monotonic() - started
+                if isinstance(outcome, ServerReply):
+                    self._discovery.accept(turn)
+                elif outcome.kind == "refused":
+                    state.resends = self._discovery.refuse(turn, outcome)
             if isinstance(outcome, RequestFault):
                 return PaidReply(outcome, 0.0, "unanswered" if outcome.unanswered else "failed")
             state.usage.add(outcome)
-            usage = _UsageTotals(self._config)
+            usage = UsageTotals(self._config)
             usage.add(outcome)
             return PaidReply(outcome, usage.cost)
 
-        return await self._budget.run(self._max_cost(messages, question.max_tokens), call)
+        return await self._budget.run(self._max_cost(estimated, question.max_tokens), call)
 
     def _max_cost(self, messages: JudgeMessages, max_tokens: int) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""
@@ -340,41 +297,47 @@ class JudgeClient:
     def _confirm_capabilities(self, capabilities: Capabilities) -> None:
         """Record the request options that produced a verdict."""
         self._verified_formats.add(capabilities.output_format)
-        if capabilities != self._stored_capabilities:
+        if capabilities == self.capabilities and capabilities != self._stored_capabilities:
             self._store.save_capabilities(self.endpoint, capabilities)
-        self._capabilities = self._stored_capabilities = capabilities
+            self._stored_capabilities = capabilities
+        if capabilities.path and not self._path_noted:
+            self._path_noted = True
+            address = f"{self._config.base_url}{capabilities.path}"
+            self._warn(f"the judge's server answers at {address}: write judge.base_url={address}")
 
     def _build_request(
-        self, question: _Question[T], state: _RequestState
+        self, question: Question[T], state: RequestState, capabilities: Capabilities
     ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
         messages = question.render(
-            secrets.token_hex(8), state.capabilities.schema_in_prompt, state.reworded
+            secrets.token_hex(8), capabilities.schema_in_prompt, state.reworded
         )
-        options = state.capabilities.request_options(
+        options = capabilities.request_options(
             question.schema,
             max_tokens=question.max_tokens,
             temperature=self._config.temperature,
             reasoning_effort=self._config.reasoning_effort,
         )
-        return messages, options
+        own = self._config.extra_body
+        if own.keys() & {"max_tokens", "max_completion_tokens"}:
+            options.pop(capabilities.token_limit_parameter or "", None)
+        return messages, {**options, **own}
 
     async def _handle_fault(
-        self, fault: RequestFault, state: _RequestState, started_at: float
+        self, fault: RequestFault, state: RequestState, started_at: float
     ) -> str | None:
         """Prepare the retry after a fault; returns the failure if there is no retry."""
         match fault.kind:
             case "fatal":
                 raise self.unavailable_error(fault)
-            case "parameter":
-                state.capabilities = state.capabilities.without_parameter(fault.parameter)
-                return None
-            case "format":
-                lower = state.capabilities.with_simpler_format()
-                if lower is None:
-                    return fault.text
-                state.capabilities = lower
-                return None
+            case "refused":
+                if state.resends:
+                    return None
+                if (
+                    fault.status is not None and fault.status >= 500
+                ):  # a defect of the server after all
+                    return await self._handle_transient_fault(fault, state, started_at)
+                return self._refusal_text(fault)
             case "declined":
                 state.declined = True
                 return self._retry_reworded(fault.text, state)
@@ -383,8 +346,13 @@ class JudgeClient:
             case "transient":
                 return await self._handle_transient_fault(fault, state, started_at)
 
+    def _refusal_text(self, fault: RequestFault) -> str:
+        """Why a request failed that was refused also without everything that it can do without."""
+        own = ", ".join(self._config.extra_body)
+        return f"{fault.text} (judge.extra_body sends {own})" if own else fault.text
+
     async def _handle_transient_fault(
-        self, fault: RequestFault, state: _RequestState, started_at: float
+        self, fault: RequestFault, state: RequestState, started_at: float
     ) -> str | None:
         """Wait before the retry of a transient error; returns the failure if no retry is left."""
         retry_after = fault.retry_after_s
@@ -410,7 +378,7 @@ class JudgeClient:
         state.transient_retries += 1
         return None
 
-    def _retry_reworded(self, failure: str, state: _RequestState) -> str | None:
+    def _retry_reworded(self, failure: str, state: RequestState) -> str | None:
         """Prepare a retry with a reworded prompt; returns the failure if no retry is left."""
         if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(failure, self._key)
@@ -418,7 +386,7 @@ class JudgeClient:
         state.reworded = True
         return None
 
-    def _parse_reply(self, question: _Question[T], reply: ServerReply) -> T | ParseFailure:
+    def _parse_reply(self, question: Question[T], reply: ServerReply) -> T | ParseFailure:
         """Parse a reply to a question."""
         if reply.declined:
             return ParseFailure("form", "the judge declined to judge the text")
@@ -429,7 +397,7 @@ class JudgeClient:
         return parsed
 
     def _handle_invalid_reply(
-        self, parsed: ParseFailure, reply: ServerReply, state: _RequestState
+        self, parsed: ParseFailure, reply: ServerReply, state: RequestState
     ) -> str | None:
         """Prepare the one retry of an unusable reply; returns the failure if no retry is left."""
         if reply.declined:
@@ -437,41 +405,11 @@ class JudgeClient:
         if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.
             # If the format has produced verdicts before, one bad reply says nothing about it.
-            lower = state.capabilities.with_simpler_format()
-            if lower is not None:
-                state.capabilities = lower
-                if self.capabilities.output_format < lower.output_format:
-                    self._capabilities = lower
+            self._discovery.simplify_format(state.capabilities)
         if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(parsed.text, self._key)
         state.invalid_reply_retries += 1
         return None
-
-    def _scored_verdict(self, parsed: ParsedScores, state: _RequestState) -> Verdict:
-        return Verdict.scored(
-            parsed.scores,
-            parsed.reason,
-            self._config.model,
-            latency_s=state.seconds,
-            cost=state.usage.cost,
-            retries=state.transient_retries + state.invalid_reply_retries,
-            served_model=state.served_model,
-            input_tokens=state.usage.input_tokens,
-            output_tokens=state.usage.output_tokens,
-        )
-
-    def _failed_verdict(self, failure: str, state: _RequestState) -> Verdict:
-        return Verdict.failed(
-            failure,
-            self._config.model,
-            latency_s=state.seconds,
-            cost=state.usage.cost,
-            retries=state.transient_retries + state.invalid_reply_retries,
-            declined=state.declined,
-            served_model=state.served_model,
-            input_tokens=state.usage.input_tokens,
-            output_tokens=state.usage.output_tokens,
-        )
 
 
 def _scored(parsed: object) -> int:

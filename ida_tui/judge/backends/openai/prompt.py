@@ -35,6 +35,15 @@ class JudgeMessages:
     system: str
     user: str
 
+    def as_chat(self, *, system_role: bool) -> list[dict[str, str]]:
+        """The messages of a request; without a system role, its text is in front of the user's."""
+        if not system_role:
+            return [{"role": "user", "content": f"{self.system}\n\n{self.user}"}]
+        return [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": self.user},
+        ]
+
 
 def verdict_keys(rubric: RubricConfig) -> tuple[str, ...]:
     """The JSON keys of a verdict, in the order in which the judge must write them."""

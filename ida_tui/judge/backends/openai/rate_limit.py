@@ -1,4 +1,4 @@
-"""Concurrency limit for judge calls, adapted to overload.
+"""Concurrency limit for judge calls, adapted to overload, with the times of the calls.
 
 The limit is halved when the server is overloaded and grows back with successful calls: additive
 increase, multiplicative decrease, as in TCP (Chiu and Jain, 1989). A Retry-After header delays all
@@ -12,6 +12,23 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ida_tui.events.values import JudgeCall
+
+MAX_RECORDED_CALLS = 20_000
+"""Number of calls whose times are stored until somebody takes them."""
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that occupies a slot."""
+
+    started_at: float
+    """When it got the slot, on the limiter's clock."""
+    input_tokens: int | None = None
+    """Set by whoever reads the reply; None if unknown."""
+    output_tokens: int | None = None
 
 
 class Limiter:
@@ -30,6 +47,7 @@ class Limiter:
         self._halved_at = float("-inf")
         self._paused_until = float("-inf")
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._ended: deque[JudgeCall] = deque(maxlen=MAX_RECORDED_CALLS)
 
     @property
     def slots(self) -> int:
@@ -42,19 +60,38 @@ class Limiter:
         return max(0.0, self._paused_until - self._clock())
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Wait for a free slot and occupy it inside the block; yields the start time."""
+    async def slot(self) -> AsyncIterator[OpenCall]:
+        """Wait for a free slot and occupy it inside the block."""
+        requested_at = self._clock()
         while (delay := self.pause_remaining_s) or self._active_calls >= self.slots:
             if delay:
                 await asyncio.sleep(delay)
             else:
                 await self._wait_for_slot()
         self._active_calls += 1
+        call = OpenCall(self._clock())
         try:
-            yield self._clock()
+            yield call
         finally:
             self._active_calls -= 1
             self._wake_waiters()
+        # Not after an error: a canceled call shows no time of the judge.
+        self._ended.append(
+            JudgeCall(
+                requested_at,
+                call.started_at,
+                self._clock(),
+                call.input_tokens,
+                call.output_tokens,
+            )
+        )
+
+    def take_calls(self) -> list[JudgeCall]:
+        """The calls that ended since the last time, on the limiter's clock; from any thread."""
+        calls = []
+        while self._ended:
+            calls.append(self._ended.popleft())
+        return calls
 
     def on_success(self) -> None:
         """Report a successful call: the limit grows by one after as many of them as there are slots."""

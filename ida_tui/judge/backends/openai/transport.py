@@ -1,26 +1,54 @@
 """HTTP transport to a judge: one request, answered by a `ServerReply` or a `RequestFault`, without retries.
 
-It uses the openai client with its retries disabled, because they repeat requests that cannot succeed
-(no credit) or that need different options (a refused response format). A server is not trusted: the time of
-a call is limited as a whole, and `BoundedClient` limits the reply. Only `Transport` imports `openai`.
+A server is not trusted: the time of a call is limited as a whole, and `BoundedClient` limits the reply. No
+secret is left in what it returns. The variables that OpenAI's own client reads from the environment are sent
+to OpenAI alone. Only `Transport` imports `httpx2`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER_KEY, host_of, is_local
+from ida_tui.config.trust.endpoint import normalize_base_url
+from ida_tui.judge.api_key import (
+    OPENAI_BASE_URL,
+    host_of,
+    is_local,
+    load_headers,
+    require_usable_proxy,
+)
+from ida_tui.judge.backends.openai.capabilities import BASE_PATH, Capabilities
+from ida_tui.judge.backends.openai.error_response import classify_response
 from ida_tui.judge.backends.openai.prompt import JudgeMessages
 from ida_tui.judge.backends.openai.reply import ServerReply, parse_reply
-from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, classify_response, redact
+from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, redact
+from ida_tui.util.secrets import SecretFilter
 
 CONNECT_TIMEOUT_S = 5.0
 LIST_MODELS_TIMEOUT_S = 5.0
+_OPENAI_HEADERS = {
+    "OpenAI-Organization": "OPENAI_ORG_ID",
+    "OpenAI-Project": "OPENAI_PROJECT_ID",
+}
+"""Headers for OpenAI's own servers, each with its environment variable."""
+_VERSION_IN_PATH = re.compile(r"/v\d")
+_WRONG_PATH = re.compile(
+    r"unexpected endpoint|no such (?:endpoint|route)|(?:endpoint|route|page|path|url)\b.{0,40}\bnot found"
+    r"|web page|not a chat completion",
+    re.IGNORECASE,
+)
+"""Words in a reply with status 200 of a server that knows no such address."""
 
 
 class ListedModel(BaseModel):
@@ -40,80 +68,132 @@ class Transport:
 
     Args:
         config: the judge profile; without a base_url, the endpoint is OpenAI's.
-        key: the API key; None sends a placeholder.
+        key: the API key; None sends none.
+
+    Raises:
+        JudgeUnavailable: the proxy that the environment names cannot be used, or a header has no value.
     """
 
     def __init__(self, config: JudgeConfig, key: str | None) -> None:
         import httpx2
-        import openai
 
         from ida_tui.judge.backends.openai.bounded_client import BoundedClient, UnacceptableReply
 
-        self._openai = openai
-        self._connect_errors = (httpx2.ConnectError, httpx2.ProxyError)
+        self._httpx = httpx2
         self._unacceptable_reply = UnacceptableReply
-        self._key = key
-        self._model = config.model
-        self._timeout_s = config.timeout_s
-        self.host = host_of(config.base_url)
-        self._client = openai.AsyncOpenAI(
-            api_key=key or PLACEHOLDER_KEY,
-            base_url=config.base_url or OPENAI_BASE_URL,
+        self._config = config
+        self._base_url = normalize_base_url(config.base_url or OPENAI_BASE_URL)
+        self.host = host_of(self._base_url)
+        self._proxy = require_usable_proxy(self._base_url)
+        own_headers = load_headers(config, dotenv_dir=Path.cwd())
+        self._secrets = SecretFilter([key or "", *own_headers.secrets])
+        headers = {"Accept": "application/json", "User-Agent": "ida-tui"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        if self.host == "api.openai.com" or self.host.endswith(".api.openai.com"):
+            values = {name: os.environ.get(v, "").strip() for name, v in _OPENAI_HEADERS.items()}
+            headers |= {name: value for name, value in values.items() if value.isascii() and value}
+        replaced = {name.lower() for name in own_headers.values}
+        headers = {name: value for name, value in headers.items() if name.lower() not in replaced}
+        self._client = BoundedClient(
+            headers={**headers, **own_headers.values},
+            params=dict(config.extra_query),
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            max_retries=0,
-            # Ignore a proxy from the environment for a server on this machine.
-            http_client=BoundedClient(use_environment=not is_local(config.base_url)),
+            proxy=self._proxy.url if self._proxy else None,
+            # Certificates of the environment are not for a server on this machine.
+            use_environment=not is_local(self._base_url),
         )
 
     async def post(
-        self, messages: JudgeMessages, options: Mapping[str, object]
+        self,
+        messages: JudgeMessages,
+        options: Mapping[str, object],
+        capabilities: Capabilities,
     ) -> ServerReply | RequestFault:
         """Send one chat completion request; `options` is the body without model and messages."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.chat.completions.with_raw_response.create(
-                    model=self._model,
-                    messages=[
-                        {"role": "system", "content": messages.system},
-                        {"role": "user", "content": messages.user},
-                    ],
-                    extra_body=dict(options),
-                )
-        except TimeoutError:
-            return RequestFault(
-                "transient",
-                f"no response within {self._timeout_s:g} s",
-                overload=True,
-                unanswered=True,
-            )
-        except self._openai.APIStatusError as error:
-            http = error.response
-            return classify_response(http.status_code, http.text, http.headers, options, self._key)
-        except self._openai.APITimeoutError:  # the connection alone has a timeout of its own
-            text = f"no connection to {self.host} within {CONNECT_TIMEOUT_S:g} s"
-            return RequestFault("transient", text, overload=True)
-        except self._openai.APIConnectionError as error:
-            return self._connection_fault(error)
-        except self._openai.OpenAIError as error:
-            return RequestFault("rejected", redact(str(error), self._key))
-        return parse_reply(response.text, self._key)
+        chat = messages.as_chat(system_role=capabilities.system_role)
+        body = {**options, "model": self._config.model, "messages": chat}
+        outcome = await self._request("POST", "/chat/completions", capabilities, body)
+        if isinstance(outcome, RequestFault):
+            return self._clean_fault(outcome)
+        status, text, headers = outcome
+        own = self._config.extra_body
+        if status >= 300:
+            fault = classify_response(status, text, headers, options, None, own)
+        else:
+            reply = parse_reply(text, None)
+            if isinstance(reply, ServerReply):
+                return self._clean_reply(reply)
+            fault = reply
+        if self._is_wrong_path(status, fault, capabilities):
+            fault = replace(fault, kind="refused", features=frozenset((BASE_PATH,)))
+        return self._clean_fault(fault)
 
-    async def list_models(self) -> list[ListedModel] | RequestFault:
+    async def list_models(self, capabilities: Capabilities) -> list[ListedModel] | RequestFault:
         """The models listed at `/models`, a free request that also tests the key."""
-        timeout_s = min(LIST_MODELS_TIMEOUT_S, self._timeout_s)
+        outcome = await self._request("GET", "/models", capabilities)
+        if isinstance(outcome, RequestFault):
+            return self._clean_fault(outcome)
+        status, text, headers = outcome
+        if status >= 300:
+            return self._clean_fault(classify_response(status, text, headers, (), None))
         try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.models.with_raw_response.list()
-            return _ModelList.model_validate_json(response.text).data
-        except self._openai.APIStatusError as error:
-            http = error.response
-            return classify_response(http.status_code, http.text, http.headers, (), self._key)
-        except (TimeoutError, self._openai.APITimeoutError):
-            return RequestFault("transient", f"no response from {self.host} within {timeout_s:g} s")
-        except self._openai.APIConnectionError as error:
-            return self._connection_fault(error)
-        except (self._openai.OpenAIError, ValidationError):
+            return _ModelList.model_validate_json(text).data
+        except ValidationError:
             return RequestFault("rejected", "could not read the list of models")
+
+    async def answers_at_fallback(self) -> bool:
+        """Whether the server lists models with /v1 after the address of the profile; free."""
+        if not self._may_append_path():
+            return False
+        capabilities = Capabilities(refused=frozenset((BASE_PATH,)))
+        return isinstance(await self.list_models(capabilities), list)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        capabilities: Capabilities,
+        body: Mapping[str, object] | None = None,
+    ) -> tuple[int, str, Mapping[str, str]] | RequestFault:
+        """The status, text and headers of one response, or why there is none."""
+        httpx = self._httpx
+        timeout_s = self._config.timeout_s
+        if body is None:
+            timeout_s = min(LIST_MODELS_TIMEOUT_S, timeout_s)
+        url = f"{self._base_url}{capabilities.path}{path}"
+        try:
+            content = None
+            headers = {}
+            if body is not None:
+                text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+                content, headers = (
+                    text.encode("utf-8", "replace"),
+                    {"Content-Type": "application/json"},
+                )
+            async with asyncio.timeout(timeout_s):
+                response = await self._client.request(method, url, content=content, headers=headers)
+        except TimeoutError:
+            if body is None:
+                text = f"no response from {self.host} within {timeout_s:g} s"
+                return RequestFault("transient", text)
+            text = f"no response within {timeout_s:g} s"
+            return RequestFault("transient", text, overload=True, unanswered=True)
+        except httpx.TimeoutException:  # the connection alone has a timeout of its own
+            text = f"no connection to {self._place} within {CONNECT_TIMEOUT_S:g} s"
+            return RequestFault("transient", text, overload=body is not None)
+        except (httpx.RequestError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
+            return self._connection_fault(error)
+        return response.status_code, response.text, response.headers
+
+    @property
+    def _place(self) -> str:
+        """The host, and the proxy on the way to it."""
+        return f"{self.host} through the proxy {self._proxy.label}" if self._proxy else self.host
 
     def _connection_fault(self, error: Exception) -> RequestFault:
         """The fault of a call without a usable reply."""
@@ -122,18 +202,43 @@ class Transport:
             if isinstance(cause, self._unacceptable_reply):
                 return RequestFault("rejected", f"{self.host}: {cause}", unanswered=True)
             if isinstance(cause, ssl.SSLCertVerificationError):
-                text = redact(cause.verify_message, self._key)
-                return RequestFault("fatal", text, code=UNTRUSTED_CERTIFICATE)
+                return RequestFault("fatal", cause.verify_message, code=UNTRUSTED_CERTIFICATE)
             if isinstance(cause, ssl.SSLError):
                 reason = (cause.reason or "error").lower().replace("_", " ")
-                return RequestFault("transient", f"no TLS connection to {self.host}: {reason}")
-        if any(isinstance(cause, self._connect_errors) for cause in causes):
-            return RequestFault("transient", f"could not connect to {self.host}")
-        return RequestFault("transient", f"the connection to {self.host} broke off")
+                return RequestFault("transient", f"no TLS connection to {self._place}: {reason}")
+        for cause in causes:
+            if isinstance(cause, self._httpx.ProxyError):
+                answer = redact(str(cause), None)
+                text = f"could not connect to {self._place}: it answered {answer}"
+                return RequestFault("transient", text)
+        if any(isinstance(cause, self._httpx.ConnectError) for cause in causes):
+            return RequestFault("transient", f"could not connect to {self._place}")
+        return RequestFault("transient", f"the connection to {self._place} broke off")
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+    def _is_wrong_path(self, status: int, fault: RequestFault, capabilities: Capabilities) -> bool:
+        """Whether the address lacks /v1, by the first response."""
+        if capabilities.path or not self._may_append_path():
+            return False
+        if status in (404, 405):
+            return "model" not in fault.text.lower()
+        return status == 200 and _WRONG_PATH.search(fault.text) is not None
+
+    def _may_append_path(self) -> bool:
+        return _VERSION_IN_PATH.search(urlsplit(self._base_url).path) is None
+
+    def _clean_fault(self, fault: RequestFault) -> RequestFault:
+        return replace(
+            fault, text=self._secrets.remove(fault.text), code=self._secrets.remove(fault.code)
+        )
+
+    def _clean_reply(self, reply: ServerReply) -> ServerReply:
+        """The reply without secrets that the server repeats."""
+        return replace(
+            reply,
+            text=self._secrets.remove(reply.text),
+            model=reply.model and self._secrets.remove(reply.model),
+            fingerprint=reply.fingerprint and self._secrets.remove(reply.fingerprint),
+        )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

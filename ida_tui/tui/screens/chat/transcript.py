@@ -88,7 +88,7 @@ def render_transcript(
             parts.append(Content(f"{text}…"))
         else:
             parts.append(Content(text) if text else Content.styled("(empty answer)", "dim"))
-            stopped = " · stopped" if answer.stopped else ""
+            stopped = " · stopped" if answer.stopped else " · cut off" if answer.cut_off else ""
             stats = f"{format_count(answer.tokens, 'token')}, {answer.seconds:.1f} s{stopped}"
             parts.append(Content.styled(stats, "dim"))
         if model in turn.verdicts:

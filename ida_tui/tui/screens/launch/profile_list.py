@@ -85,8 +85,20 @@ class ProfileList(OptionList):
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        name = (event.option_id or "-").removeprefix("-")
-        if event.option_id is None or name == self._selected_name:
+        self._select(event.option_id)
+
+    def action_select(self) -> None:
+        """Select the highlighted profile, then report the choice.
+
+        Keys that are typed fast are handled before the message about the profile that they highlight.
+        """
+        if (option := self.highlighted_option) is not None:
+            self._select(option.id)
+        super().action_select()
+
+    def _select(self, option_id: str | None) -> None:
+        name = (option_id or "-").removeprefix("-")
+        if option_id is None or name == self._selected_name:
             return
         previous, self._selected_name = self._selected_name, name
         for item in self._items:
