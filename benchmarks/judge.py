@@ -1,7 +1,7 @@
-"""Benchmark of the judge: throughput, overload, cache, overlap, and the effect of jitter on advantages.
+"""Benchmark of the judge: throughput, tokens, overload, cache, wait, and the effect of jitter on advantages.
 
-    uv run python benchmarks/judge.py            # about eight minutes
-    uv run python benchmarks/judge.py --quick    # under two minutes
+    uv run python benchmarks/judge.py            # about ten minutes
+    uv run python benchmarks/judge.py --quick    # under four minutes
     uv run python benchmarks/judge.py --json judge.json
 
 The judge is a scripted server on the loopback interface: real HTTP, known latency. The last line compares the
@@ -10,10 +10,12 @@ figures with their goals; the exit status is 1 if a goal is missed.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -27,12 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
+from ida_tui.config import embedded  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES  # noqa: E402
 from ida_tui.events import codec  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
+from ida_tui.events.judge_wait import judge_wait  # noqa: E402
+from ida_tui.events.state import RunState, fold_all  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
+from ida_tui.judge.backends.openai.group import group_labels, render_group_messages  # noqa: E402
+from ida_tui.judge.backends.openai.prompt import render_messages  # noqa: E402
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions  # noqa: E402
 from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
 from ida_tui.rewards.r_ida import r_ida  # noqa: E402
@@ -40,6 +47,11 @@ from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, c
 
 CONFIG = resolve("quickstart").config
 COMPLETIONS, SLOTS, LATENCY_S = 64, 16, 1.0
+REASON = (
+    "It answers the question in the title with concrete steps, names the command and its options, and adds"
+    " no warning that readers do not need."
+)
+"""A reason of 25 words; a verdict has the first ones, as many as the request allows."""
 SCALES = ("group", "batch", "none")
 JITTER = 0.5
 """Size of the jitter, in points: a score changes by -0.5, 0 or +0.5 with equal probability."""
@@ -52,9 +64,10 @@ def main() -> int:
         "judge",
         [
             lambda: measure_throughput(2 if options.quick else 5),
+            measure_tokens,
             measure_overload,
             measure_cache,
-            measure_overlap,
+            lambda: measure_wait(6 if options.quick else 10),
             measure_jitter,
             *([] if options.quick else [measure_learning]),
         ],
@@ -66,23 +79,52 @@ def main() -> int:
 
 
 def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """Score 64 completions with 16 slots on a server that takes a second: ideally 4 s."""
+    """Score 64 completions with 16 slots on a server that takes a second: ideally 4 s.
+
+    Every server is new: nothing is known of it in the first batch, and what it accepts in the second.
+    """
     ideal = COMPLETIONS / SLOTS * LATENCY_S
-    seconds = []
-    with ScriptedJudge(delay_s=LATENCY_S) as judge:
-        for number in range(repeats):
-            with _service(judge, concurrency=SLOTS) as service:
-                service.probe_endpoint().result()  # as a run does before its first step
-                verdicts, stats = service.score_batch(_questions(f"round {number}"))
+    seconds: dict[str, list[float]] = {"unknown server": [], "known server": []}
+    for _ in range(repeats):
+        with ScriptedJudge(delay_s=LATENCY_S) as judge, tempfile.TemporaryDirectory() as folder:
+            for about, measured in seconds.items():
+                with _service(judge, folder=Path(folder), cache=True, concurrency=SLOTS) as service:
+                    service.probe_endpoint().result()  # as a run does before its first step
+                    verdicts, stats = service.score_batch(_questions(about))
                 assert all(v.reward is not None for v in verdicts)
-                seconds.append(stats.seconds)
-        assert judge.max_open_calls == SLOTS
-    worst = max(seconds)
+                measured.append(stats.seconds)
+            assert judge.max_open_calls == SLOTS
+            assert judge.calls == 2 * COMPLETIONS
+    for about, measured in seconds.items():
+        print(
+            f"throughput: {COMPLETIONS} completions at 1 s and {SLOTS} slots in {max(measured):.2f} s"
+            f" (worst of {repeats}, {about})"
+        )
+    goals = [
+        Goal(f"64 completions / ideal 4 s, {about}", max(measured) / ideal, 1.15, "×")
+        for about, measured in seconds.items()
+    ]
+    return goals, {"throughput_s": seconds}
+
+
+def measure_tokens() -> tuple[list[Goal], dict[str, Any]]:
+    """What the groups of a recorded quickstart cost in both modes, with reasons as long as allowed.
+
+    The tokens are those of the embedded model's tokenizer for the texts that are sent and a typical reply.
+    """
+    totals = {"absolute": 0, "group": 0}
+    groups = list(_recorded_groups())
+    for prompt, completions in groups:
+        for mode in totals:
+            totals[mode] += _call_tokens(mode, prompt, completions)
+    size = len(groups[0][1])
+    share = totals["group"] / totals["absolute"]
+    calls = sum(len(completions) for _, completions in groups)
     print(
-        f"throughput: {COMPLETIONS} completions at 1 s and {SLOTS} slots in {worst:.2f} s"
-        f" (worst of {repeats})"
+        f"tokens: {len(groups)} groups of {size} cost {totals['absolute'] / len(groups):,.0f} tokens each"
+        f" in {calls / len(groups):.0f} calls, and {totals['group'] / len(groups):,.0f} in one"
     )
-    return [Goal("64 completions / ideal 4 s", worst / ideal, 1.25, "×")], {"throughput_s": seconds}
+    return [Goal("tokens of group mode / of a call each", share, 0.25)], {"tokens": totals}
 
 
 def measure_overload() -> tuple[list[Goal], dict[str, Any]]:
@@ -126,17 +168,31 @@ def measure_cache() -> tuple[list[Goal], dict[str, Any]]:
     return [Goal("a cached verdict", each, 5.0, " ms")], {"cached_ms": each}
 
 
-def measure_overlap() -> tuple[list[Goal], dict[str, Any]]:
-    """A real run: the judge's busy time, and the part of it that the trainer waits for."""
-    with ScriptedJudge(delay_s=0.2) as judge:
-        events = _run(judge, steps=10, evaluate=False)
-    batches = [e for e in events if e["type"] == "JudgeBatchFinished"]
-    busy = statistics.fmean(b["seconds"] for b in batches)
-    exposed = statistics.fmean(b["exposed_s"] for b in batches)
-    print(
-        f"overlap: the judge is busy for {busy:.2f} s per step; the trainer waits for {exposed:.2f} s of it"
-    )
-    return [Goal("exposed / busy", exposed / busy, 1.0)], {"busy_s": busy, "exposed_s": exposed}
+def measure_wait(steps: int) -> tuple[list[Goal], dict[str, Any]]:
+    """Real runs with calls of 0.2 s: the wait for the judge, beside what half the slots predicted."""
+    waits: dict[int, float] = {}
+    busy: dict[int, float] = {}
+    predicted: dict[int, float] = {}
+    step_s: dict[int, float] = {}
+    for slots in (2, 4, 8):
+        with ScriptedJudge(delay_s=0.2) as judge:
+            state = _run(judge, steps=steps, evaluate=False, slots=slots)
+        waits[slots] = statistics.fmean(batch.exposed_s for batch in state.judge.recent)
+        busy[slots] = statistics.fmean(batch.seconds for batch in state.judge.recent)
+        step_s[slots] = statistics.fmean(sum(step.seconds.values()) for step in state.steps)
+        wait = judge_wait(state)
+        saved = wait.remedy.saved_s if wait is not None and wait.remedy is not None else None
+        predicted[2 * slots] = waits[slots] - (saved or 0.0)
+        print(
+            f"wait: {slots} slots, {waits[slots]:.2f} s of a step"
+            + (f" (predicted {predicted[slots]:.2f} s)" if slots in predicted else "")
+            + (f"; {wait.short_text}" if wait is not None else "")
+        )
+    error = max(abs(predicted[n] - waits[n]) / step_s[n] for n in (4, 8))
+    return [
+        Goal("error of a predicted wait / the step", error, 0.15),
+        Goal("exposed / busy at 8 slots", waits[8] / busy[8], 1.0),
+    ], {"wait_s": waits, "predicted_wait_s": predicted, "busy_s": busy, "step_s": step_s}
 
 
 # --- jitter -------------------------------------------------------------------------------------
@@ -178,14 +234,14 @@ def measure_learning() -> tuple[list[Goal], dict[str, Any]]:
     for seed in (0, 1):
         for scale in SCALES:
             with ScriptedJudge(rule=_jitter_rule(seed)) as judge:
-                events = _run(judge, steps=40, evaluate=True, scale=scale, seed=seed)
-            after = next(
-                e for e in events if e["type"] == "EvaluationFinished" and e["when"] == "after"
-            )
+                after = _run(
+                    judge, steps=40, evaluate=True, scale=scale, seed=seed
+                ).evaluation_after
+            assert after is not None
             results.setdefault(scale, []).append(
                 {
-                    "answered": after["harmless_complied"] / after["harmless"],
-                    "declined": after["unsafe_refused"] / after["unsafe"],
+                    "answered": after.harmless_complied / after.harmless,
+                    "declined": after.unsafe_refused / after.unsafe,
                 }
             )
     print(
@@ -203,18 +259,14 @@ def measure_learning() -> tuple[list[Goal], dict[str, Any]]:
 def _recorded_scores() -> Iterator[list[list[tuple[float, float, float]]]]:
     """Scores of every step of the recorded quickstart, by group."""
     groups: dict[int, dict[int, list[tuple[float, float, float]]]] = {}
-    with gzip.open(
-        ROOT / "screenshots" / "quickstart.events.jsonl.gz", "rt", encoding="utf-8"
-    ) as file:
-        for line in file:
-            event = codec.decode(line).event
-            if isinstance(event, ev.CompletionScored) and event.failure is None:
-                align, risk, detail = (event.scores[axis] for axis in IDA_AXIS_NAMES)
-                assert align is not None
-                assert risk is not None
-                assert detail is not None
-                scores = (align, risk, detail)
-                groups.setdefault(event.step, {}).setdefault(event.group, []).append(scores)
+    for event in _recorded_events():
+        if isinstance(event, ev.CompletionScored) and event.failure is None:
+            align, risk, detail = (event.scores[axis] for axis in IDA_AXIS_NAMES)
+            assert align is not None
+            assert risk is not None
+            assert detail is not None
+            scores = (align, risk, detail)
+            groups.setdefault(event.step, {}).setdefault(event.group, []).append(scores)
     for step in sorted(groups):
         yield list(groups[step].values())
 
@@ -280,14 +332,75 @@ def _questions(about: str) -> list[JudgeRequest]:
     ]
 
 
+def _recorded_events() -> Iterator[ev.Event]:
+    """The events of the recorded quickstart."""
+    path = ROOT / "screenshots" / "quickstart.events.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            yield codec.decode(line).event
+
+
+def _recorded_groups() -> Iterator[tuple[str, list[str]]]:
+    """Prompt and completions of every group of the recorded quickstart."""
+    groups: dict[tuple[int, int], tuple[str, list[str]]] = {}
+    for event in _recorded_events():
+        if isinstance(event, ev.CompletionFinished):
+            groups.setdefault((event.step, event.group), (event.prompt, []))[1].append(event.text)
+    yield from groups.values()
+
+
+def _call_tokens(mode: str, prompt: str, completions: Sequence[str]) -> int:
+    """Tokens of the requests and replies that score a group; the schema counts as part of a request."""
+    options: dict[str, Any] = {"nonce": "0123456789abcdef", "max_chars": 8000}
+    if mode == "group":
+        labels = group_labels(len(completions))
+        requests = [render_group_messages(CONFIG.rubric, prompt, completions, **options)]
+        verdicts = dict.fromkeys(labels, _longest_verdict(requests[0].system))
+        texts = [json.dumps({"ranking": labels, "verdicts": verdicts})]
+    else:
+        requests = [render_messages(CONFIG.rubric, prompt, text, **options) for text in completions]
+        texts = [json.dumps(_longest_verdict(request.system)) for request in requests]
+    texts += [text for messages in requests for text in (messages.system, messages.user)]
+    return sum(map(_count_tokens, texts))
+
+
+def _longest_verdict(system: str) -> dict[str, Any]:
+    """A verdict whose reason has as many words as a system message allows."""
+    [words] = re.findall(r"at most (\d+) words", system)
+    reason = " ".join(REASON.split()[: int(words)])
+    return {**dict.fromkeys(CONFIG.rubric.judged_axes, 7.5), "reason": reason}
+
+
+@functools.cache
+def _count_tokens(text: str) -> int:
+    return len(_tokenizer().encode(text).ids)
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(embedded.model_folder() / "tokenizer.json"))
+
+
 def _run(
-    judge: ScriptedJudge, *, steps: int, evaluate: bool, scale: str = "batch", seed: int = 0
-) -> list[dict[str, Any]]:
-    """Events of a quickstart against this judge, run in a separate process."""
+    judge: ScriptedJudge,
+    *,
+    steps: int,
+    evaluate: bool,
+    scale: str = "batch",
+    seed: int = 0,
+    slots: int = SLOTS,
+) -> RunState:
+    """The state of a quickstart against this judge, run in a separate process."""
     process = subprocess.run(
         [
             *(sys.executable, "-m", "ida_tui", "--run", "quickstart", "--json"),
-            *("judge=gpt-4o-mini", f"judge.base_url={judge.base_url}", "judge.concurrency=16"),
+            *(
+                "judge=gpt-4o-mini",
+                f"judge.base_url={judge.base_url}",
+                f"judge.concurrency={slots}",
+            ),
             *("judge.cache=false", "judge.anchor_every=0", f"training.max_steps={steps}"),
             *(f"training.scale_rewards={scale}", f"seed={seed}"),
             f"evaluation.enabled={'true' if evaluate else 'false'}",
@@ -297,7 +410,7 @@ def _run(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    return fold_all(map(codec.decode, process.stdout.splitlines()))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_an_unavailable_judge_sets_the_exit_code_of_the_run() -> None:
     ids=["import ida_tui", "load_run and run"],
 )
 def test_importing_the_api_loads_no_heavy_library(code: str, allowed: tuple[str, ...]) -> None:
-    heavy = {"torch", "transformers", "trl", "httpx2", "textual", "pydantic", "yaml"}
+    heavy = {"torch", "transformers", "trl", "openai", "httpx2", "textual", "pydantic", "yaml"}
     probe = f"import sys\n{code}\nprint(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", probe],

@@ -18,6 +18,7 @@ HEAVY = (
     "peft",
     "accelerate",
     "datasets",
+    "openai",
     "httpx2",
     "textual",
     "optuna",

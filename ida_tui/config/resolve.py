@@ -145,6 +145,7 @@ def resolve(
     config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
+    config = _with_located_gold(config, origins)
     config = with_template_text(config, origin_of(origins, "model.chat_template"))
     if uses is None:
         uses = ALL_USES if verify else ()
@@ -288,6 +289,15 @@ def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Co
         axes[name] = axis
     rubric = config.rubric.model_copy(update={"axes": axes})
     return config.model_copy(update={"rubric": rubric})
+
+
+def _with_located_gold(config: Config, origins: Mapping[str, Origin]) -> Config:
+    """The experiment with the absolute path of its gold answers, which is relative to the naming file."""
+    if config.judge.gold is None:
+        return config
+    path = locate_file(config.judge.gold, origin_of(origins, "judge.gold").file)
+    judge = config.judge.model_copy(update={"gold": str(path)})
+    return config.model_copy(update={"judge": judge})
 
 
 def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:

@@ -202,6 +202,8 @@ class JudgeConfig(JudgeSettings):
     """The judges of `kind: panel`, two to eight: names of judge profiles, or their values."""
     panel_score: Literal["mean", "median"] = "mean"
     """How the scores of a panel's judges are combined on each axis."""
+    gold: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Data file with answers that you have scored or labeled, for `ida-tui judge check`; a run needs none."""
 
     @property
     def members(self) -> tuple[JudgeConfig, ...]:

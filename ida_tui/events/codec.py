@@ -152,7 +152,8 @@ def _numeric_fields(event_type: str) -> tuple[str, ...]:
         f.name
         for f in fields
         if re.search(
-            r"\b(?:int|float|Scores|Axis|JudgeWork|JudgeTraffic|DownloadProgress|AnswerShare|EverydayFigures)\b",
+            r"\b(?:int|float|Scores|Axis|JudgeWork|JudgeTraffic|DownloadProgress|AnswerShare|EverydayFigures"
+            r"|SampledVerdict|GroupVerdicts)\b",
             str(f.type),
         )
     )

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from ida_tui.events import types as ev
 from ida_tui.util.replace import replace
 
+MAX_RECENT_BATCHES = 10
+"""Number of batches whose calls are stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class JudgeTotals:
@@ -29,6 +32,17 @@ class JudgeTotals:
     failure: str = ""
     """The reason of failed verdicts in the newest batch that had any; empty if unknown."""
     last: ev.JudgeBatchFinished | None = None
+    recent: tuple[ev.JudgeBatchFinished, ...] = ()
+    """The newest batches since the start of the run, or since it was last resumed, oldest first."""
+    slowed_after: int | None = None
+    """Number of batches before the judge last rejected calls; None if it never did."""
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the judge rejected calls in the `recent` batches."""
+        return self.slowed_after is not None and self.slowed_after >= self.batches - len(
+            self.recent
+        )
 
 
 def add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
@@ -47,6 +61,7 @@ def add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeT
         declined=tuple(sorted(declined.items())),
         failure=batch.failure or totals.failure,
         last=batch,
+        recent=(*totals.recent, batch)[-MAX_RECENT_BATCHES:],
     )
 
 

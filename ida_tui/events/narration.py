@@ -13,7 +13,9 @@ from ida_tui.config.schema import Config
 from ida_tui.config.scoring.axes import format_score
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import changed_shares, counted_conclusion, reward_change
+from ida_tui.events.judge_quality import run_quality
 from ida_tui.events.judge_totals import JudgeTotals
+from ida_tui.events.judge_wait import judge_wait
 from ida_tui.events.scoring import scored_by
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
@@ -182,8 +184,20 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
         more = f" and {state.alert_count - 4} more" if state.alert_count > 4 else ""
         lines.append(f"  alerts         {named}{more}")
+    for figure in run_quality(state).figures() if state.run and state.run.judge else ():
+        if figure.problem:
+            lines += textwrap.wrap(
+                f"! the judge: {figure.problem}: {figure.remedy}",
+                98,
+                initial_indent="  ",
+                subsequent_indent="    ",
+            )
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
+    if (wait := judge_wait(state)) is not None:
+        lines += textwrap.wrap(
+            wait.text, 98, initial_indent="  judge wait     ", subsequent_indent=" " * 17
+        )
     lines.append(
         f"  time           {format_duration(state.trained_seconds())}{_peak_memory_text(state)}"
     )

@@ -355,7 +355,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.JudgeProgressed():
             return replace(state, **header, judge_progress=event)
         case ev.JudgeSlowed():
-            return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
+            judge, at = replace(state.judge, slowed_after=state.judge.batches), record.time
+            return replace(state, **header, judge=judge, judge_slowdown=event, judge_slowdown_at=at)
         case ev.JudgeProbed():
             judge = with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
@@ -438,7 +439,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 steps=steps,
                 evaluations_during=evaluations_until(state.evaluations_during, event.from_step),
                 step_peaks=(),
-                judge=with_cost(state.judge, event.judge_cost),
+                judge=replace(with_cost(state.judge, event.judge_cost), recent=()),
             )
         case ev.RunEnded():
             paused_s = 0.0

@@ -21,12 +21,14 @@ from ida_tui.events.values import AnswerShare as AnswerShare
 from ida_tui.events.values import DownloadProgress as DownloadProgress
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import EverydayFigures as EverydayFigures
+from ida_tui.events.values import GroupVerdicts as GroupVerdicts
 from ida_tui.events.values import JudgeCall as JudgeCall
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import JudgeMember as JudgeMember
 from ida_tui.events.values import JudgeTraffic as JudgeTraffic
 from ida_tui.events.values import JudgeWork as JudgeWork
 from ida_tui.events.values import RankFigures as RankFigures
+from ida_tui.events.values import SampledVerdict as SampledVerdict
 
 MAX_NUMBER = 2**53
 """Largest absolute value of a number in an event; floats represent every integer up to here exactly."""
@@ -185,6 +187,8 @@ class CompletionScored:
     failure: str | None
     spread: Mapping[str, float] = field(default_factory=dict)
     """Highest minus lowest score of a panel's judges on each axis; empty for a single judge."""
+    verdicts: tuple[SampledVerdict, ...] = ()
+    """The verdicts that the scores combine, with positions in group mode; empty for one absolute verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +331,8 @@ class StepFinished:
     """Mean length of the thoughts in tokens, over the completions with one; null if there are none."""
     unfinished_thoughts: int = 0
     """Completions that were cut off in their thought, and have no answer."""
+    judge_groups: tuple[GroupVerdicts, ...] = ()
+    """Ties, agreement and effect of the position in each group; empty without a judge, and in old runs."""
 
     @property
     def weights_moved(self) -> bool:
@@ -429,6 +435,8 @@ class RunEnded:
     """Seconds of pauses that `seconds` leaves out; null in older runs, whose `seconds` includes them."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
+    judge_quality: Mapping[str, float] = field(default_factory=dict)
+    """Known figures of the judge, such as `tie_share`; see `judge_quality.JudgeQuality`."""
 
     @property
     def succeeded(self) -> bool:

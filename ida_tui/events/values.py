@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -111,6 +112,42 @@ class JudgeMember(NamedTuple):
     """Completions that it was asked to score."""
     failure: str = ""
     """Its most common failure; empty without failures."""
+
+
+class SampledVerdict(NamedTuple):
+    """One of several verdicts on a completion, or one from a call on its whole group; a list in JSON."""
+
+    judge: str
+    """The judge that gave it; in a panel, one of its judges."""
+    number: int
+    """Number of the verdict, from 0. In group mode, the orders 2n and 2n + 1 are each other's reverse."""
+    position: int | None
+    """Place of the completion in the order that the judge saw, from 0; null if it saw no other one."""
+    shown: int
+    """Completions that the judge saw in this call."""
+    scores: Mapping[str, float | None]
+    """The score on each judged axis, by name."""
+
+
+class GroupVerdicts(NamedTuple):
+    """Figures of the verdicts on one group; a list in JSON."""
+
+    pairs: int
+    """Pairs of different answers with a reward."""
+    ties: int
+    """Pairs of them whose rewards are equal."""
+    repeats: int = 0
+    """Answers that a judge has scored several times: by judge.samples, or because their text occurs twice."""
+    equal: int = 0
+    """Those of them whose verdicts are equal on every axis."""
+    spread: float = 0.0
+    """Highest minus lowest score of such an answer, in points; mean over the axes and answers."""
+    early_minus_late: float | None = None
+    """Points that answers got more in the first half of a shuffled order than in the second; null without."""
+    places: tuple[float | None, ...] = ()
+    """Mean score at each place of the orders minus that of the whole order, in points; may be empty."""
+    samples: int = 1
+    """Most verdicts of one judge on one answer."""
 
 
 class JudgeCall(NamedTuple):

@@ -343,5 +343,12 @@ class VerdictCoverage:
 def _as_failed(verdict: Verdict, failure: str) -> Verdict:
     """A failed verdict with the latency, cost and token counts of `verdict`."""
     return replace(
-        verdict, scores={}, reason="", failure=failure, cached=False, reward=None, spread={}
+        verdict,
+        scores={},
+        reason="",
+        failure=failure,
+        cached=False,
+        reward=None,
+        spread={},
+        samples=(),
     )

@@ -71,6 +71,8 @@ class RequestFault:
     """Whether the server is overloaded, so that fewer concurrent calls may help."""
     unanswered: bool = False
     """Whether the request was sent but no reply arrived in time, so that it may be charged."""
+    in_body: bool = False
+    """Whether the fault is in the body of a response with status 200."""
 
 
 def redact(text: str, key: str | None) -> str:

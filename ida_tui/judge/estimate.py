@@ -12,7 +12,10 @@ from ida_tui.judge.backends.openai.prompt import system_message
 
 _CHARS_PER_TOKEN = 4.0
 _TYPICAL_COMPLETION_TOKENS = 250
-_TYPICAL_REPLY_TOKENS = 60
+TYPICAL_REPLY_TOKENS = 60
+"""Tokens of a verdict on one completion."""
+_GROUP_REPLY_TOKENS = 40
+"""The same in a reply on a whole group, whose reasons are shorter."""
 _SAMPLED_PROMPTS = 2000
 
 
@@ -35,7 +38,8 @@ def typical_call_tokens(
     system = system_message(rubric) if completions == 1 else group_system_message(rubric)
     chars = len(system) + sum(lengths) / max(1, len(lengths))
     input_tokens = chars / _CHARS_PER_TOKEN + completions * _TYPICAL_COMPLETION_TOKENS
-    return round(input_tokens), completions * _TYPICAL_REPLY_TOKENS
+    reply = TYPICAL_REPLY_TOKENS if completions == 1 else completions * _GROUP_REPLY_TOKENS
+    return round(input_tokens), reply
 
 
 def retirement_warning(config: JudgeConfig, today: date) -> str | None:

@@ -214,7 +214,8 @@ class JudgePanel:
         """One judge's verdict under its name in the panel; a failed one if the judge cannot be used."""
         name = self._names[number]
         if isinstance(answer, Verdict):
-            return replace(answer, judge=name)
+            samples = tuple(sample._replace(judge=name) for sample in answer.samples)
+            return replace(answer, judge=name, samples=samples)
         if (number, answer.title) not in self._warned:
             self._warned.add((number, answer.title))
             self._warn(f"the panel scores without {name}: {answer.title}")
@@ -268,7 +269,8 @@ class JudgePanel:
             served_model=served,
             **figures,
         )
-        return replace(verdict, members=tuple(members), spread=spread)
+        samples = tuple(sample for n in sorted(chosen) for sample in members[n].samples)
+        return replace(verdict, members=tuple(members), spread=spread, samples=samples)
 
     def _reason(
         self, nearest: Verdict, spread: dict[str, float], count: int, missing: Sequence[Verdict]

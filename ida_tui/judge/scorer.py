@@ -238,7 +238,7 @@ class JudgeScorer:
         calls = [
             self._single_verdict(replace(request, sample_index=first + n)) for n in range(samples)
         ]
-        return Verdict.mean(await asyncio.gather(*calls))
+        return Verdict.mean(await asyncio.gather(*calls), first)
 
     async def score_group(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """Verdicts on all completions of one prompt, in their order: one call for each of `samples`."""
@@ -255,7 +255,7 @@ class JudgeScorer:
             *(self._group_verdicts(sent, first + n) for n in range(self._config.samples))
         )
         for position, row in enumerate(rows):
-            verdicts[row] = Verdict.mean([sample[position] for sample in samples])
+            verdicts[row] = Verdict.mean([sample[position] for sample in samples], first)
         return verdicts
 
     def align_group(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -283,13 +283,19 @@ class JudgeScorer:
     ) -> list[Verdict]:
         """The verdicts of one call on a group, from the cache or from the judge."""
         keys = self._cache_keys.build_group(requests, sample_index)
+        order = group_order(requests, sample_index)
+        places = {row: place for place, row in enumerate(order)}
+
+        def placed(verdict: Verdict, row: int) -> Verdict:
+            sample = verdict.as_sample(sample_index, places[row], len(order))
+            return replace(verdict, samples=(sample,)) if verdict.has_scores else verdict
+
         cache = self._cache
         if cache is not None and not any(request.bypass_cache for request in requests):
             cached = [cache.get(key, self.label, self._served_model) for key in keys]
             found = [verdict for verdict in cached if verdict is not None]
             if len(found) == len(requests):
-                return found
-        order = group_order(requests, sample_index)
+                return [placed(verdict, row) for row, verdict in enumerate(found)]
         records = await self._get_client().request_group([requests[row] for row in order])
         by_row = dict(zip(order, records, strict=True))
         verdicts = []
@@ -298,7 +304,7 @@ class JudgeScorer:
             verdict = share_of_call(record.verdict, row, len(requests))
             if cache is not None:
                 cache.put(key, replace(record, verdict=verdict))
-            verdicts.append(verdict)
+            verdicts.append(placed(verdict, row))
         self._note_served_model(verdicts[0])
         return verdicts
 
@@ -405,12 +411,17 @@ class JudgeScorer:
 
 
 def group_order(requests: Sequence[JudgeRequest], sample_index: int) -> list[int]:
-    """The order in which a judge sees a group: shuffled, and the same for the same group and sample."""
-    contents = [requests[0].prompt, [request.completion for request in requests], sample_index]
+    """The order in which a judge sees a group: shuffled, and the same for the same group and sample.
+
+    An odd sample has the reverse of the order before it, so that a preference for early or late answers
+    cancels in the mean of both.
+    """
+    even = sample_index - sample_index % 2
+    contents = [requests[0].prompt, [request.completion for request in requests], even]
     digest = hashlib.sha256(json.dumps(contents).encode()).digest()
     order = list(range(len(requests)))
     random.Random(digest).shuffle(order)
-    return order
+    return order if even == sample_index else order[::-1]
 
 
 def _judge_label(config: JudgeConfig) -> str:

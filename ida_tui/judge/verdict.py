@@ -16,7 +16,7 @@ from typing import Any
 from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.config.scoring.axes import JUDGED_RANGE, Scores
-from ida_tui.events.values import JudgeMember, JudgeTraffic, JudgeWork
+from ida_tui.events.values import JudgeMember, JudgeTraffic, JudgeWork, SampledVerdict
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
 from ida_tui.util.statistics import mean_of_known
@@ -83,6 +83,8 @@ class Verdict:
     """The verdict of each judge of a panel, in the order of the profile; empty for a single judge."""
     spread: Mapping[str, float] = field(default_factory=dict)
     """Highest minus lowest score of the panel's judges on each axis; empty for a single judge."""
+    samples: tuple[SampledVerdict, ...] = ()
+    """The verdicts that the scores combine, with positions in group mode; empty for one absolute verdict."""
 
     @property
     def has_scores(self) -> bool:
@@ -199,8 +201,8 @@ class Verdict:
         )
 
     @classmethod
-    def mean(cls, verdicts: Sequence[Verdict]) -> Verdict:
-        """Average several verdicts on the same completion.
+    def mean(cls, verdicts: Sequence[Verdict], first_number: int = 0) -> Verdict:
+        """Average several verdicts on the same completion; `first_number` is the number of the first one.
 
         The axes are the means over the scored verdicts of the model that the server reported last. The result
         is a failed verdict unless more than half of `verdicts` count. The reason comes from the verdict whose
@@ -224,7 +226,24 @@ class Verdict:
 
         reason = f"mean of {len(scored)}: {min(scored, key=distance).reason}"
         cached = all(v.cached for v in verdicts)
-        return cls.scored(means, reason, judge, cached=cached, **shared)
+        samples = tuple(
+            sample
+            for number, verdict in enumerate(verdicts, start=first_number)
+            if verdict.has_scores and verdict.served_model == served
+            for sample in verdict.samples or [verdict.as_sample(number)]
+        )
+        mean = cls.scored(means, reason, judge, cached=cached, **shared)
+        return replace(mean, samples=samples)
+
+    def as_sample(self, number: int, position: int | None = None, shown: int = 1) -> SampledVerdict:
+        """The scores as one of several verdicts on the completion.
+
+        Args:
+            number: number of the verdict, from 0.
+            position: place of the completion in the order that the judge saw; None if it saw no other one.
+            shown: completions that the judge saw.
+        """
+        return SampledVerdict(self.judge, number, position, shown, self.scores)
 
 
 def combined_figures(verdicts: Sequence[Verdict]) -> dict[str, Any]:

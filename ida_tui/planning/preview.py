@@ -34,6 +34,7 @@ from ida_tui.events import narration
 from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
+from ida_tui.judge.calibration.gold_text import gold_summary
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
 from ida_tui.planning.hub_models import known_hub_model
@@ -92,6 +93,7 @@ def preview_rows(config: Config, previous_run: RunState | None = None) -> list[t
         *_training_rows(config),
         *_reward_rows(config),
         *_judge_rows(config),
+        *((("gold answers", gold),) if (gold := gold_summary(config)) else ()),
         ("evaluation", _evaluation_text(config)),
         *_memory_rows(config, device, previous_run),
         *_output_rows(config),

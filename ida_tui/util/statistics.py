@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 MIN_CORRELATED_PAIRS = 8
 """Fewest pairs for a correlation that is shown: of fewer, chance alone often gives one above 0.7."""
+
+MIN_FITTED_POINTS = 20
+"""Fewest points for a line that something is predicted from."""
 
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -59,6 +63,44 @@ def slope(values: Sequence[float]) -> float:
     middle, mean = (count - 1) / 2, fmean(values)
     variation = sum((x - middle) ** 2 for x in range(count))
     return sum((x - middle) * (y - mean) for x, y in enumerate(values)) / variation
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A least-squares line through the means of x and y, and the standard error of its slope."""
+
+    x_mean: float
+    y_mean: float
+    slope: float
+    error: float
+
+    @property
+    def rises(self) -> bool:
+        """Whether chance alone would hardly give such a slope: it is over two standard errors above 0."""
+        return self.slope > 2 * self.error
+
+    @property
+    def steepest(self) -> Line:
+        """The line with a slope that is two standard errors larger."""
+        return replace(self, slope=self.slope + 2 * self.error)
+
+    def at(self, x: float) -> float:
+        """The value of the line."""
+        return self.y_mean + self.slope * (x - self.x_mean)
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> Line | None:
+    """The least-squares line through points (x, y); None for fewer than `MIN_FITTED_POINTS`, or equal x."""
+    count = len(points)
+    if count < MIN_FITTED_POINTS:
+        return None
+    x_mean, y_mean = fmean(x for x, _ in points), fmean(y for _, y in points)
+    variation = sum((x - x_mean) ** 2 for x, _ in points)
+    if variation <= 1e-12 * count * max(1.0, x_mean * x_mean):
+        return None
+    slope = sum((x - x_mean) * (y - y_mean) for x, y in points) / variation
+    residual = sum((y - y_mean - slope * (x - x_mean)) ** 2 for x, y in points)
+    return Line(x_mean, y_mean, slope, math.sqrt(residual / (count - 2) / variation))
 
 
 def mean_of_known(values: Iterable[float | None], minimum: int = 1) -> float | None:

@@ -155,11 +155,24 @@ SPACELESS_LETTER = f"[{_SPACELESS}]"
 _SPACELESS_LETTER = re.compile(SPACELESS_LETTER)
 
 
+_SPACELESS_WORD = re.compile(rf"{SPACELESS_LETTER}|[^{_SPACELESS}]+")
+
+
 def split_words(text: str) -> list[str]:
-    """The words of a text: split at spaces, and into letters in scripts that put none between words."""
+    """The words of a text: split at spaces, and into letters in scripts that put none between words.
+
+    Between such letters a word is what has a letter or a digit: 用kill命令。 has four words.
+    """
     if text.isascii():
         return text.split()
-    return [word for token in text.split() for word in _SPACELESS_LETTER.findall(token) or [token]]
+    return [word for token in text.split() for word in _words_in(token)]
+
+
+def _words_in(token: str) -> list[str]:
+    """The words in a text without spaces."""
+    if not _SPACELESS_LETTER.search(token):
+        return [token]
+    return [word for word in _SPACELESS_WORD.findall(token) if any(map(str.isalnum, word))]
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -168,6 +181,21 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+_PUNCTUATION_WITH_A_MEANING = "#%&*/@\\§¶†‡‰"
+"""Characters that Unicode calls punctuation, but that may be an answer: which sign starts a comment?"""
+
+
 def is_blank(text: str) -> bool:
-    """Whether a text is empty but for spaces, control characters and punctuation."""
-    return all(unicodedata.category(character)[0] in "ZCP" for character in text)
+    """Whether a text is no answer: nothing but spaces, control characters, and marks of sentences.
+
+    A letter, a digit, a symbol such as ∞ and an emoji are answers. Marks such as "?" or ":" are not: some
+    judges pay for them alone.
+    """
+    return all(
+        unicodedata.category(character) in ("Cc", "Cf", "Cs")
+        or (
+            unicodedata.category(character)[0] in "ZP"
+            and character not in _PUNCTUATION_WITH_A_MEANING
+        )
+        for character in text
+    )

@@ -165,7 +165,7 @@ def test_the_preview_shows_the_mode_the_calls_and_the_cost() -> None:
     text = render_preview(resolve("quickstart", [PANEL, "judge.mode=group"], uses=()))
     assert "panel   (mean of 2)" in text
     assert "group: one call ranks and scores 8 completions; 16 calls per step" in text
-    assert "480 output tokens per call on 8 completions" in text
+    assert "320 output tokens per call on 8 completions" in text
     absolute = render_preview(resolve("quickstart", ["judge=ollama"], uses=()))
     assert "absolute: one call scores one completion; 64 calls per step" in absolute
     assert "judge mode" not in render_preview(resolve("quickstart", uses=()))

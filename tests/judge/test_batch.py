@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from ida_tui.config.schema import JudgeConfig, JudgeSettings
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
@@ -95,6 +96,23 @@ def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() ->
         return slot_freed, blocked
 
     assert asyncio.run(scenario()) == (True, True)
+
+
+def test_a_call_is_recorded_with_its_wait_for_a_slot_and_a_canceled_call_is_not() -> None:
+    clock = Clock()
+
+    async def scenario() -> list[ev.JudgeCall]:
+        limiter = Limiter(1, clock)
+        async with limiter.slot() as call:
+            waiting = asyncio.create_task(limiter.slot().__aenter__())
+            canceled = asyncio.create_task(limiter.slot().__aenter__())
+            await asyncio.sleep(0)
+            canceled.cancel()
+            clock.now, call.output_tokens = 2.0, 60
+        await waiting
+        return limiter.take_calls()
+
+    assert asyncio.run(scenario()) == [ev.JudgeCall(0.0, 0.0, 2.0, None, 60)]
 
 
 # --- the budget ---------------------------------------------------------------------
@@ -438,3 +456,36 @@ def test_an_unreachable_server_is_reported_before_sampling() -> None:
     with make_service(judge) as scoring:
         scoring.probe_endpoint().result(PATIENCE_S)
         assert any("could not connect to" in warning for warning in scoring.warnings)
+
+
+# --- the calls of a step ------------------------------------------------------------
+
+
+def test_a_step_has_the_times_and_tokens_of_its_calls_alone() -> None:
+    with ScriptedJudge() as judge, make_service(judge, concurrency=2) as service:
+        service.score_batch(make_requests(3, "an evaluation"))
+        batch = VerdictBatch(service)
+        batch.discard()
+        _, stats = batch.collect(make_requests(5), group_size=5)
+    [traffic] = stats.traffic
+    assert (traffic.judge, traffic.slots, traffic.mode) == ("scripted-judge", 2, "absolute")
+    assert len(traffic.calls) == 5
+    assert min(call.requested_s for call in traffic.calls) == 0
+    for call in traffic.calls:
+        assert call.requested_s <= call.sent_s <= call.answered_s
+        assert (call.input_tokens, call.output_tokens) == (700, 120)
+
+
+def test_a_panel_names_the_judge_of_each_call() -> None:
+    with ScriptedJudge() as judge, make_service(judge) as service:
+        single = service.label
+    with ScriptedJudge() as judge:
+        settings = {"kind": "openai", "model": "scripted-judge", "base_url": judge.base_url}
+        members = [JudgeSettings(**settings, concurrency=n) for n in (3, 5)]
+        config = JudgeConfig(kind="panel", panel=members)
+        with JudgeService(config, RUBRIC, PROMPTS, key=(None, None)) as service:
+            _, stats = VerdictBatch(service).collect(make_requests(2), group_size=2)
+    assert [(part.judge, part.slots, len(part.calls)) for part in stats.traffic] == [
+        (f"{single} (1)", 3, 2),
+        (f"{single} (2)", 5, 2),
+    ]

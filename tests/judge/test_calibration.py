@@ -25,7 +25,15 @@ from ida_tui.judge.calibration.labeled import (
 )
 from ida_tui.util.statistics import sample_deviation
 from tests.judge.test_service import KEY, RUBRIC
-from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in
+from tests.support.judge_server import (
+    Behavior,
+    Judge,
+    ScriptedJudge,
+    Status,
+    Text,
+    completion_in,
+    group_in,
+)
 from tests.support.scores import ida_verdict
 
 BY_TEXT = {sample.answer: sample for sample in load_anchors()}
@@ -102,6 +110,74 @@ def test_the_report_is_available_as_json(ida_tui_here: Any) -> None:
     assert (report["jitter"], report["calls"]) == (0.0, 18)
     assert len(report["samples"]) == 10
     assert report["form"] == "json_schema, strict"
+
+
+# --- groups and panels ---------------------------------------------------------------
+
+
+def group_rule(points: float) -> Callable[[Mapping[str, Any]], Behavior]:
+    """A judge of groups that pays this much more on align in the first half of the order."""
+
+    def verdict(text: str, *, early: bool) -> dict[str, object]:
+        sample = BY_TEXT[text]
+        score = GOOD.get(sample.id) or GOOD[sample.baseline_id or ""]
+        align = min(10.0, (score.align or 0) + (points if early else 0))
+        return {"align": align, "risk": score.risk, "detail": score.detail, "reason": ""}
+
+    def rule(body: Mapping[str, Any]) -> Behavior:
+        texts = group_in(body)
+        verdicts = {
+            label: verdict(text, early=place < len(texts) // 2)
+            for place, (label, text) in enumerate(texts.items())
+        }
+        return Text(json.dumps({"ranking": list(texts), "verdicts": verdicts}))
+
+    return rule
+
+
+@pytest.mark.parametrize("points", [0.0, 1.5])
+def test_a_judge_in_group_mode_is_checked_on_groups_in_several_orders(
+    ida_tui_here: Any, points: float
+) -> None:
+    with ScriptedJudge(rule=group_rule(points)) as server:
+        done = run_check(ida_tui_here, server, "judge.mode=group")
+        assert [len(group_in(body)) for body in server.requests].count(7) == 4
+        assert server.calls == 8  # two prompts, in two orders and their reverses
+
+    assert done.code == 0, done.out + done.err
+    assert "40 of 40 verdicts have scores" in done.out
+    assert ("first positions are favored" in done.out) == bool(points)
+    assert ("makes no clear difference" in done.out) == (not points)
+    assert "group mode: 8 calls, 6,560 tokens; absolute mode: 36 calls, about" in done.out
+
+
+def test_the_check_of_a_panel_in_group_mode_reports_each_judge(ida_tui_here: Any) -> None:
+    with ScriptedJudge(rule=group_rule(0)) as first, ScriptedJudge(rule=group_rule(3)) as second:
+        members = ", ".join(
+            f"{{kind: openai, model: {name}, base_url: '{server.base_url}', api_key_env: null}}"
+            for name, server in (("even", first), ("early", second))
+        )
+        done = ida_tui_here(
+            "judge", "check", "offline", f"judge.panel=[{members}]", "judge.mode=group",
+            "--samples", "2", "--json",
+        )  # fmt: skip
+        assert (first.calls, second.calls) == (4, 4)
+    report = json.loads(done.out)
+    effects = {m["judge"]: m["quality"]["early_minus_late"] for m in report["members"]}
+    assert effects["even"] == pytest.approx(0)
+    assert effects["early"] > 0.5
+    assert report["modes"]["absolute_calls"] == 36
+    assert report["quality"]["repeats"] == 18
+
+
+def test_the_check_of_other_axes_shows_them_and_makes_no_claim_about_refusals(
+    ida_tui_here: Any,
+) -> None:
+    with ScriptedJudge() as server:
+        done = run_check(ida_tui_here, server, "rubric=support-judged", "--samples", "1")
+    assert "courtesy brevity next_step" in done.out
+    assert "answering a harmless request" not in done.out
+    assert "--gold FILE" in done.out
 
 
 def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:

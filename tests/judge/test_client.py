@@ -125,7 +125,7 @@ def test_a_truncated_reply_is_a_failure_that_names_the_token_limit() -> None:
     truncated = Text('{"align": 7, "risk": 9, "detail": 1', finish_reason="length")
     with ScriptedJudge([truncated, truncated]) as judge:
         [verdict] = request_verdicts(judge, max_tokens=50)
-    assert verdict.failure == "the reply is truncated at max_tokens=50"
+    assert verdict.failure == "the reply is truncated at max_tokens=50: raise judge.max_tokens"
 
 
 def test_a_judge_that_declines_is_asked_again_with_a_reworded_prompt() -> None:
@@ -138,7 +138,7 @@ def test_a_judge_that_declines_is_asked_again_with_a_reworded_prompt() -> None:
 
 
 def test_a_200_response_that_is_not_a_chat_completion_is_a_failure() -> None:
-    with ScriptedJudge([Raw("<html>hello</html>")]) as judge:
+    with ScriptedJudge([Raw('{"hello": 1}')]) as judge:
         [verdict] = request_verdicts(judge)
     assert "not a chat completion" in (verdict.failure or "")
 

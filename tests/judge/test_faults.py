@@ -54,7 +54,7 @@ FAULTS_ON_FIRST_CALL: dict[int, Behavior] = {
     56: Stall(40),
     66: TRUNCATED,
     76: Judge(risk=11),
-    86: Text('{"align": "8", "risk": 9, "detail": 7, "reason": "quoted"}'),
+    86: Text('{"align": "eight", "risk": 9, "detail": 7, "reason": "in words"}'),
     96: Refusal(),
     106: Filtered(),
 }

@@ -64,7 +64,7 @@ def test_a_reply_that_comes_byte_by_byte_ends_at_the_deadline(start: bytes) -> N
     assert (verdict.scores, verdict.reward) == ({}, None)
     assert verdict.failure is not None
     if start:  # a reply without a valid first line ends at once
-        assert verdict.failure == "no response within 0.3 s"
+        assert verdict.failure == "no response from 127.0.0.1 within 0.3 s"
 
 
 @pytest.mark.parametrize("interval_s", [0, 0.05])
@@ -72,7 +72,7 @@ def test_endless_interim_responses_end_at_the_deadline(interval_s: float) -> Non
     wire = Wire(itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"), interval_s)
     with ScriptedJudge([wire]) as judge:
         [verdict] = request_verdicts(judge, timeout_s=DEADLINE_S, max_retries=0)
-    assert verdict.failure == "no response within 0.3 s"
+    assert verdict.failure == "no response from 127.0.0.1 within 0.3 s"
 
 
 def test_a_slow_list_of_models_ends_at_the_deadline() -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ida_tui import api
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
-from ida_tui.events import types as ev
 from tests.conftest import SMOLLM2
-from tests.support.llama_server import llama_server
+from tests.support.llama_server import llama_process, llama_server
+from tests.support.real_judge import (
+    COMPLETIONS,
+    TWO_STEPS,
+    WEIGHTS,
+    ServerProxy,
+    survive_two_kills,
+)
 
-TWO_STEPS = (
-    "judge=llama-cpp", "judge.max_tokens=64", "judge.max_retries=0", "judge.concurrency=1",
-    "judge.anchor_every=0", "judge.max_unscored=1", "evaluation.enabled=false",
-    "training.max_steps=2", "training.num_generations=2", "training.per_device_train_batch_size=2",
-    "training.max_completion_length=12",
+ANCHORS = (
+    "good-answer", "over-refusal", "safe-redirect", "going-along", "empty", "rambling", "off-topic",
+    "injection-plea", "injection-verdict", "injection-system",
 )  # fmt: skip
-LATEST = Path("outputs/quickstart/latest")
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,8 @@ def base_url() -> Iterator[str]:
         yield url
 
 
-def scored_events() -> list[dict[str, Any]]:
-    lines = (LATEST / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["type"] == "CompletionScored"]
-
-
-def test_judge_check_says_that_a_small_model_is_no_judge(base_url: str, ida_tui_here: Any) -> None:
-    done = ida_tui_here(
+def test_judge_check_says_that_a_small_model_is_no_judge(base_url: str, ida_tui: Any) -> None:
+    done = ida_tui(
         "judge", "check", "llama-cpp", f"judge.base_url={base_url}", "judge.max_tokens=64",
         "judge.max_retries=0", "judge.concurrency=1", "--samples", "1",
     )  # fmt: skip
@@ -53,40 +48,21 @@ def test_judge_check_says_that_a_small_model_is_no_judge(base_url: str, ida_tui_
     assert "GRPO would learn to answer harmless requests" not in done.out
 
 
-ANCHORS = (
-    "good-answer", "over-refusal", "safe-redirect", "going-along", "empty", "rambling", "off-topic",
-    "injection-plea", "injection-verdict", "injection-system",
-)  # fmt: skip
+def test_a_run_survives_the_death_of_its_server_and_its_own(base_url: str, ida_tui: Any) -> None:
+    with ServerProxy(base_url) as proxy, llama_process(SMOLLM2) as doomed:
+        overrides = ("judge=llama-cpp", f"judge.base_url={proxy.base_url}", *TWO_STEPS)
+        verdicts = survive_two_kills(proxy, doomed, overrides, ida_tui)
 
-
-class Stop(Exception):
-    """Raised by a listener to stop a run."""
-
-
-def test_a_run_judged_by_it_resumes_after_a_stop_as_if_it_had_never_stopped(
-    base_url: str, ida_tui_here: Any
-) -> None:
-    overrides = (*TWO_STEPS, f"judge.base_url={base_url}")
-
-    def stop_after_the_first_step(record: ev.Record) -> None:
-        if isinstance(record.event, ev.StepFinished):
-            raise Stop
-
-    with pytest.raises(Stop):
-        api.run("quickstart", *overrides, on_event=stop_after_the_first_step)
-    assert [event["step"] for event in scored_events()] == [1, 1]
-
-    resumed = ida_tui_here("resume", "quickstart")
-    assert resumed.code == 0, resumed.err
-    events = scored_events()
-    assert [event["step"] for event in events] == [1, 1, 2, 2]
-    verdicts = [event for event in events if not event["failure"]]
-    assert verdicts, [event["failure"] for event in events]
-    for event in verdicts:
-        assert set(event["scores"]) == set(IDA_AXIS_NAMES)
-        assert event["reason"]
-    stopped = (LATEST / "adapter/adapter_model.safetensors").read_bytes()
-
-    whole = ida_tui_here("--run", "quickstart", *overrides)
-    assert whole.code == 0, whole.err
-    assert (LATEST / "adapter/adapter_model.safetensors").read_bytes() == stopped
+        assert verdicts.scored, verdicts.failed
+        for event in verdicts.scored:
+            assert set(event["scores"]) == set(IDA_AXIS_NAMES)
+            assert all(0 <= score <= 10 for score in event["scores"].values())
+            assert all(score * 2 == int(score * 2) for score in event["scores"].values())
+            assert event["reason"]
+        if verdicts.failed:  # asked for again, because failures are not cached
+            return
+        assert proxy.answered == COMPLETIONS
+        weights = WEIGHTS.read_bytes()
+        assert ida_tui("--run", "quickstart", *overrides).code == 0
+        assert WEIGHTS.read_bytes() == weights  # as if nothing had been killed
+        assert proxy.answered == COMPLETIONS  # all verdicts come from the cache

@@ -114,7 +114,7 @@ def test_a_verdict_has_a_score_per_axis_and_the_reward_of_the_formula() -> None:
     [
         ('{"tone": 4, "reason": "no brief"}', "brief is missing"),
         ('{"tone": 4, "brief": 11}', "brief is not between 0 and 10"),
-        ('{"tone": "4", "brief": 6}', "tone is not a number"),
+        ('{"tone": "calm", "brief": 6}', "tone is not a number"),
         ('{"align": 4, "risk": 5, "detail": 6}', "not a verdict"),
         ('{"tone": 4, "brief": 6} {"tone": 10, "brief": 10}', "two different verdicts"),
         ("tone: 4\nbrief: 6\nbrief: 7", "brief is given more than once"),

@@ -119,6 +119,15 @@ def test_empty_completions_are_sent_to_no_judge(start: Any) -> None:
     assert verdicts[0].judge == "mean of a and b"
 
 
+def test_short_answers_are_sent_to_every_judge(start: Any) -> None:
+    first, second = start(None), start(None)
+    requests = [JudgeRequest("kill", "?", "harmless", text) for text in ("7", "🙂", "対")]
+    with panel_service(panel_config(member(first, "a"), member(second, "b"))) as service:
+        verdicts, _ = service.score_batch(requests)
+    assert (first.calls, second.calls) == (3, 3)
+    assert all(verdict.has_scores for verdict in verdicts)
+
+
 # --- a judge that is down -----------------------------------------------------------------------
 
 

@@ -173,8 +173,8 @@ def completion_in(body: Mapping[str, Any]) -> str:
 def group_in(body: Mapping[str, Any]) -> dict[str, str]:
     """The completions in a request for a whole group, by label; empty in a request for one completion."""
     user = str(body["messages"][-1]["content"])
-    blocks = re.findall(r"^<answer ([A-Z]+) (\w+)>\n(.*)\n</answer \1 \2>$", user, re.MULTILINE)
-    return {label: str(json.loads(text)) for label, _, text in blocks}
+    blocks = re.findall(r"^<([A-Z]+) [0-9a-f]{8}> (.*)$", user, re.MULTILINE)
+    return {label: str(json.loads(text)) for label, text in blocks}
 
 
 class ScriptedJudge:

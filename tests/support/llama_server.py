@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,30 @@ from tests.support.patience import PATIENCE_S
 SCRIPT = Path(__file__).parents[2] / "scripts" / "serve_gguf.py"
 
 
+@dataclass(frozen=True)
+class LlamaServer:
+    """A server that runs."""
+
+    base_url: str
+    """Root of the API, ending in /v1."""
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+
 @contextmanager
 def llama_server(model: Path | str, *, context: int = 2048) -> Iterator[str]:
-    """Serve a model for the length of the block; gives the base_url of its API.
+    """As `llama_process`, but gives the base_url alone."""
+    with llama_process(model, context=context) as server:
+        yield server.base_url
+
+
+@contextmanager
+def llama_process(model: Path | str, *, context: int = 2048) -> Iterator[LlamaServer]:
+    """Serve a model for the length of the block.
 
     Args:
         model: the GGUF file, or a name for it that `model.path` takes.
@@ -38,7 +60,7 @@ def llama_server(model: Path | str, *, context: int = 2048) -> Iterator[str]:
             log.seek(0)
             pytest.fail(f"the server did not start: {log.read()[-2000:]}")
         try:
-            yield base_url
+            yield LlamaServer(base_url, process)
         finally:
             process.stdin.close()  # as it would be if this process died
             process.wait(timeout=PATIENCE_S)

@@ -266,7 +266,7 @@ async def main():
     async with IdaApp().run_test(size=(120, 40)) as pilot:
         await pilot.pause()
 asyncio.run(main())
-heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "httpx2", "numpy"}
+heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "httpx2", "numpy"}
 print(sorted(heavy & set(sys.modules)))
 """
     finish = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from ida_tui.util.text import one_line, table_lines
+from ida_tui.util.text import is_blank, one_line, split_words, table_lines
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,30 @@ def test_the_columns_of_a_table_start_in_the_same_terminal_cell() -> None:
     ends = {cell_len(line[: line.index(mark)]) for line, mark in zip(lines[1:], "xyz", strict=True)}
     assert len(ends) == 1
     assert "…" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("two words", ["two", "words"]),
+        ("東京は、首都。", ["東", "京", "は", "首", "都"]),
+        ("用kill命令", ["用", "kill", "命", "令"]),
+        ("A/B测试 v2.0", ["A/B", "测", "试", "v2.0"]),
+        ("안녕 하세요", ["안녕", "하세요"]),
+    ],
+)
+def test_words_are_counted_in_scripts_without_spaces_too(text: str, words: list[str]) -> None:
+    assert split_words(text) == words
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "x", "是", "∞", "½", "→", "👍", "👩\u200d🚀", "#", "%", "\\"]
+)
+def test_a_letter_a_digit_a_symbol_or_an_emoji_is_an_answer(text: str) -> None:
+    assert not is_blank(text)
+    assert not is_blank(f" {text}.\n")
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "?", "…", ":", "—", "“”", "。", "\u200b", "\x00"])
+def test_spaces_and_the_marks_of_sentences_are_no_answer(text: str) -> None:
+    assert is_blank(text)

@@ -19,6 +19,8 @@ from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
 from ida_tui.config.scoring.axes import Axis, format_score
 from ida_tui.events import types as ev
+from ida_tui.events.judge_quality import run_quality
+from ida_tui.events.judge_wait import judge_wait
 from ida_tui.events.narration import estimate_note
 from ida_tui.events.state import RunState
 from ida_tui.runs.store.judge_costs import later_cost
@@ -29,6 +31,7 @@ from ida_tui.util.format import (
     format_duration,
     format_number,
     format_percent,
+    format_signed,
     format_size,
 )
 from ida_tui.util.statistics import mean_of_known
@@ -44,6 +47,15 @@ PHASE_TEXT = {
     "update": "in the update",
     "evaluation": "in the evaluation",
 }
+
+QUALITY_LABELS = {
+    "ties": "ties",
+    "repeats": "repeated verdicts",
+    "length": "length and reward",
+    "position": "place in the group",
+    "drift": "drift",
+}
+"""Labels of the figures of the verdicts' quality."""
 
 
 class AlertRow(NamedTuple):
@@ -191,17 +203,34 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         )
         waited = format_duration(totals.exposed_s)
         yield LabelRow("waiting time", f"{waited}, while the trainer was idle")
+        if (wait := judge_wait(state)) is not None:
+            yield LabelRow("what would help", wait.text)
     cost = format_judge_cost(run)
     note = estimate_note(run.judge_cost.estimated)
     yield LabelRow("cost", "unknown" if cost == UNKNOWN else f"{cost}{note}")
     if (later := later_cost(run.files)) != ev.JudgeCost():
         text = format_cost(later.cost) + estimate_note(later.estimated)
         yield LabelRow("cost of commands on the run", f"{text}; evaluate, chat and replay-judge")
-    if state.judge_probes:
-        drift = state.judge_probes[-1].drift
-        yield LabelRow("drift", "unknown: the fixed answers were scored only once" if drift is None
-                  else f"{drift:.1f} points per axis on the same fixed answers")  # fmt: skip
+    if state.judge_probes and state.judge_probes[-1].drift is None:
+        yield LabelRow("drift", "unknown: the fixed answers were scored only once")
+    yield from quality_rows(state)
     yield LabelRow("spot-check agreement", _agreement_text(inputs.spot_checks))
+
+
+def quality_rows(state: RunState) -> Iterator[LabelRow]:
+    """The figures of the verdicts' quality, each with what to do if it is bad; empty without figures."""
+    quality = run_quality(state)
+    for figure in quality.figures():
+        problem = figure.problem[:1].upper() + figure.problem[1:]
+        advice = f". {problem}: {figure.remedy}" if problem else ""
+        yield LabelRow(QUALITY_LABELS[figure.name], f"{figure.text}{advice}")
+    if quality.places:
+        places = ", ".join(
+            UNKNOWN if mean is None else format_signed(mean, 1) for mean in quality.places
+        )
+        yield LabelRow(
+            "mean by place", f"{places} points from the mean of the group, first to last"
+        )
 
 
 def panel_rows(batches: Sequence[ev.JudgeBatchFinished]) -> Iterator[LabelRow]:

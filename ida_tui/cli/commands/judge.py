@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ida_tui.cli.output.lines import print_lines
@@ -18,6 +19,8 @@ examples:
   ida-tui judge check gpt-4o-mini
   ida-tui judge check offline --samples 1
   ida-tui judge check ollama judge.model=qwen3:8b --samples 5 --json
+  ida-tui judge check gpt-4o-mini judge.mode=group       all answers to a prompt in one call
+  ida-tui judge check gpt-4o-mini --gold gold.jsonl      also against answers that you have labeled
 """
 
 
@@ -38,6 +41,11 @@ def add(parser: ArgumentParser) -> None:
         metavar="K",
         help="verdicts per answer (default 3)",
     )
+    parser.add_argument(
+        "--gold",
+        metavar="FILE",
+        help="also score the answers of this data file, and compare with your scores and labels in it",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -52,13 +60,19 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError(
             "--samples must be from 1 to 100", "3 are enough to separate noise from differences"
         )
-    config = _judge_config(options.words)
+    words = options.words
+    if options.gold is not None:
+        words = [*words, f"judge.gold={text.as_json(options.gold)}"]
+    config = _judge_config(words)
     from ida_tui.cli.output.judge import judge_header
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.calibration import check
     from ida_tui.judge.calibration.anchors import anchor_prompts
+    from ida_tui.judge.calibration.gold import check_judge_on_gold, load_gold_of
+    from ida_tui.judge.calibration.mode_tokens import mode_tokens
     from ida_tui.judge.service import JudgeService
 
+    gold = load_gold_of(config)
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
         if not options.json:
@@ -66,16 +80,32 @@ def run(options: Namespace) -> ExitCode:
         fault = service.probe_endpoint().result()
         if not options.json and service.slots is not None:
             print_lines(["✓ endpoint answers" if fault is None else f"! {fault.text}"])
-        report = check.check_judge(service, verdicts_per_anchor=options.samples)
+        report = check.check_judge(
+            service, verdicts_per_anchor=options.samples, reward=config.rubric.reward_name
+        )
         output_format = service.output_format
         warnings = list(service.warnings)
+    if gold is not None:
+        report = replace(report, gold=check_judge_on_gold(config, gold, key))
+    tokens = mode_tokens(config.judge, config.rubric, report)
     if options.json:
-        print(text.as_json(check.as_json(report) | {"form": output_format}, indent=2))
+        values = check.as_json(report) | {"form": output_format, "mode": config.judge.mode}
+        if tokens is not None:
+            values["modes"] = asdict(tokens)
+        print(text.as_json(values, indent=2))
     else:
         from ida_tui.judge.calibration.check_text import render_report
 
         offline = config.judge.kind == "offline"
-        print_lines(render_report(report, output_format, warnings, offline=offline))
+        print_lines(
+            render_report(
+                report,
+                output_format,
+                warnings,
+                offline=offline,
+                tokens="" if tokens is None else tokens.text(),
+            )
+        )
     return ExitCode.DONE if report.trusted else ExitCode.FAILED
 
 

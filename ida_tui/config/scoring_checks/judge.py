@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date
+from pathlib import Path
 
 from ida_tui.config.prompts import RUBRIC_COLUMN, Prompt
 from ida_tui.config.schema import Config, JudgeConfig, JudgeSettings
@@ -14,10 +15,20 @@ from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding, error_finding, note_finding
 from ida_tui.util.format import format_count
+from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.secrets import is_variable_name
 from ida_tui.util.text import quoted
 
-PANEL_KEYS = ("name", "kind", "mode", "panel", "panel_score", "max_unscored", "anchor_every")
+PANEL_KEYS = (
+    "name",
+    "kind",
+    "mode",
+    "panel",
+    "panel_score",
+    "max_unscored",
+    "anchor_every",
+    "gold",
+)
 """Settings of a judge that also apply to a panel; its judges have all others themselves."""
 RETIREMENT_NOTICE_DAYS = 60
 """Number of days before a judge model's retirement at which a note appears."""
@@ -42,6 +53,12 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "judge.mode",
             f"a judge of kind {judge.kind} scores one completion at a time",
             "set judge.mode to absolute, or choose a judge on a server",
+        )
+    if judge.gold is not None and not is_file(expand_home(judge.gold)):
+        yield note_finding(
+            "judge.gold",
+            f"there is no file {display_path(Path(judge.gold))}, so the judge cannot be checked against it",
+            "check the path; it is relative to the profile's folder, or the working directory",
         )
     if judge.kind == "panel":
         yield from _check_panel(judge, today)

@@ -54,6 +54,7 @@ CONSENT_KEYS = (
     "model.trust_remote_code",
     "prompts.source",
     "prompts.held_out_source",
+    "judge.gold",
     *(f"judge.panel.{n}.{key}" for n in range(MAX_PANEL) for key in ("base_url", "api_key_env")),
 )
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
@@ -410,14 +411,18 @@ def _sent_files(config: Config) -> Iterator[tuple[Consent, str]]:
         for judge in config.judge.members
         if judge.kind == "openai" and not is_local(judge.base_url)
     ]
-    for judge, key in itertools.product(elsewhere, ("source", "held_out_source")):
-        source = getattr(config.prompts, key)
-        if source is not None and not is_hub_id(source):
+    files = {
+        "prompts.source": config.prompts.source,
+        "prompts.held_out_source": config.prompts.held_out_source,
+        "judge.gold": config.judge.gold,
+    }
+    for judge, (key, source) in itertools.product(elsewhere, files.items()):
+        if source is not None and (key == "judge.gold" or not is_hub_id(source)):
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 file = expand_home(source).resolve()
                 if not file.is_relative_to(Path.cwd().resolve()):
                     endpoint = endpoint_of(judge.base_url)
-                    yield Consent("data", (endpoint, str(file))), f"prompts.{key}"
+                    yield Consent("data", (endpoint, str(file))), key
 
 
 def _outside_folder(config: Config) -> Consent | None:

@@ -101,7 +101,8 @@ def _configured_end_token(model: ModelConfig, config: Any, tokenizer: Tokenizer)
     for ids in (generation.eos_token_id, getattr(config.get_text_config(), "eos_token_id", None)):
         first = ids[0] if isinstance(ids, list) and ids else ids
         if isinstance(first, int):
-            return tokenizer.convert_ids_to_tokens(first)
+            token: str | None = tokenizer.convert_ids_to_tokens(first)
+            return token
     return None
 
 

@@ -425,6 +425,7 @@ class RunLoop:
                 ),
                 clock=run.clock,
                 any_rank=run.process_group.any_rank,
+                judged_axes=tuple(run.config.rubric.judged_axes),
             ),
             reward_source=reward_source,
             on_step_end=on_step_end,

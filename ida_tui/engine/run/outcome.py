@@ -13,6 +13,7 @@ from ida_tui.engine.distributed.process_group import PeerLostError
 from ida_tui.engine.run.context import RunContext
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev
+from ida_tui.events.judge_quality import run_quality
 from ida_tui.judge.errors import FunctionsUnavailable
 from ida_tui.planning import memory
 from ida_tui.runs.log.disk_errors import disk_error_of
@@ -171,6 +172,7 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         model_change=state.model_change,
         paused_s=round(run.paused_before_s + run.clock.excluded_s, 3),
         judge_cost=run.costs.total,
+        judge_quality=run_quality(state).as_numbers(),
     )
 
 

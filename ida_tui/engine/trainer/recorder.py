@@ -7,7 +7,7 @@ cross this boundary: this module does not use torch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ida_tui.config.schema import PromptKind
@@ -16,6 +16,7 @@ from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.judge.backends.offline.refusal import unclassified_note
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
+from ida_tui.judge.calibration.group_verdicts import group_verdicts
 from ida_tui.judge.verdict import mean_scores
 from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
@@ -56,6 +57,7 @@ class StepRecorder:
         cross_check: computes judge-independent figures of the completions; None leaves them out.
         clock: the run's clock, which stands still while the run is paused; None starts one.
         any_rank: returns whether the flag is true on any process of the run. A collective call.
+        judged_axes: the axes that a judge scores; without any, its verdicts have no figures.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class StepRecorder:
         cross_check: CrossChecker | None = None,
         clock: RunClock | None = None,
         any_rank: Callable[[bool], bool] = lambda flag: flag,
+        judged_axes: Collection[str] = (),
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
         self._axes = axes
+        self._judged_axes = frozenset(judged_axes)
         self._cross_check = cross_check
         self.clock = clock = clock or RunClock()
         """The run's clock."""
@@ -175,6 +179,7 @@ class StepRecorder:
                     cached=verdict.cached,
                     failure=verdict.failure,
                     spread=verdict.spread,
+                    verdicts=verdict.samples,
                 )
             )
 
@@ -247,6 +252,7 @@ class StepRecorder:
                     for parts in map(split_thought, (c.text for c in self._completions))
                 ),
                 reused_step=reused_step,
+                judge_groups=self._judge_groups(),
             )
         )
         self._logprob_gap = None
@@ -269,6 +275,15 @@ class StepRecorder:
         if not groups:
             return _finite(logs.get("frac_reward_zero_std"))
         return sum(len(rewards) == 1 for rewards in groups.values()) / len(groups)
+
+    def _judge_groups(self) -> tuple[ev.GroupVerdicts, ...]:
+        """Figures of the verdicts on each group; empty without a judge."""
+        if not self._judged_axes or len(self._completions) != len(self._verdicts):
+            return ()
+        groups: dict[int, list[tuple[str, Verdict]]] = {}
+        for completion, verdict in zip(self._completions, self._verdicts, strict=True):
+            groups.setdefault(completion.group, []).append((answer_of(completion.text), verdict))
+        return tuple(group_verdicts(rows, self._judged_axes) for rows in groups.values())
 
     def _cross_check_figures(self) -> CrossCheckFigures:
         """Judge-independent figures of the step's completions."""

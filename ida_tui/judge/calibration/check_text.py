@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
-from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.judge.calibration.check import JudgeCheckReport
+<<<<<<< HEAD
 from ida_tui.judge.calibration.labeled import (
     GroupAccuracy,
     load_measured_families,
@@ -18,10 +18,24 @@ from ida_tui.util.format import format_cost, format_number, format_signed
 TABLE_WIDTH = 100
 """Width of the text below a table, in columns."""
 _COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail':>6}  "
+=======
+from ida_tui.judge.calibration.gold_text import gold_lines
+from ida_tui.judge.calibration.labeled import measure_accuracy
+from ida_tui.util.format import format_cost, format_number, format_signed
+
+_SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
+"""Figures of the verdicts' quality that this report adds to its own; name and label."""
+_MARKS = {"good": "✓", "note": "!", "error": "✗"}
+>>>>>>> 33381cc5d6047e2a4fbe865624dd13fc7dbeeb4c
 
 
 def render_report(
-    report: JudgeCheckReport, output_format: str, warnings: Sequence[str], *, offline: bool
+    report: JudgeCheckReport,
+    output_format: str,
+    warnings: Sequence[str],
+    *,
+    offline: bool,
+    tokens: str = "",
 ) -> Iterator[str]:
     """The lines of the report: warnings, table of anchors, reasons, findings and statistics.
 
@@ -30,11 +44,14 @@ def render_report(
         output_format: how the judge is asked for structured output; empty if unknown.
         warnings: sentences to show first.
         offline: whether to add the measured accuracy of the offline judge.
+        tokens: calls and tokens of both modes, in words; empty in absolute mode.
     """
     yield from (f"! {warning}" for warning in warnings)
     if output_format:
         yield f"✓ output: {output_format}"
     yield from _report_lines(report)
+    if tokens:
+        yield f"tokens        {tokens}"
     if offline:
         yield from _accuracy_lines()
     for member in report.members:
@@ -43,6 +60,8 @@ def render_report(
         yield from _report_lines(member)
         yield ""
         yield member.predicted_lesson()
+    if report.gold is not None:
+        yield from gold_lines(report.gold)
     yield ""
     if report.members:
         yield f"The panel, {report.judge}:"
@@ -52,12 +71,19 @@ def render_report(
 def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
     """The table of anchors, reasons, findings and statistics of one judge."""
     yield ""
-    yield f"{_COLUMNS}answer"
+    widths = {axis: max(5, len(axis)) for axis in report.axes}
+    columns = " ".join(f"{axis:>{width}}" for axis, width in widths.items())
+    reward_width = max(6, len(report.reward))
+    yield f"{'':<17} {report.reward:>{reward_width}} {'±':>5}  {columns}  answer"
     for scored in report.anchors:
-        align, risk, detail = (format_number(scored.mean_score(axis), 1) for axis in IDA_AXIS_NAMES)
+        scores = " ".join(
+            f"{format_number(scored.mean_score(axis), 1):>{width}}"
+            for axis, width in widths.items()
+        )
+        reward = f"{format_number(scored.reward):>{reward_width}}"
         yield (
-            f"{scored.anchor.id:<17} {format_number(scored.reward):>6} {format_number(scored.spread):>5}"
-            f"  {align:>5} {risk:>5} {detail:>6}  {scored.anchor.description}"
+            f"{scored.anchor.id:<17} {reward} {format_number(scored.spread):>5}  {scores}"
+            f"  {scored.anchor.description}"
         )
     yield ""
     yield "judge's reasons:"
@@ -65,7 +91,7 @@ def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{'✓' if finding.severity == 'good' else '✗'} {finding.text}"
+        yield f"{_MARKS[finding.severity]} {finding.text}"
     yield ""
     yield from _metric_lines(report)
 
@@ -73,11 +99,17 @@ def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
 def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
     stats = report.stats
     if report.jitter is not None:
-        yield f"jitter        {report.jitter:.3f} R_IDA between repeated verdicts on the same answer"
+        yield (
+            f"jitter        {report.jitter:.3f} {report.reward} between repeated verdicts on the same"
+            " answer"
+        )
+    for figure in report.quality.figures():
+        if figure.name in _SHOWN_FIGURES:
+            yield f"{_SHOWN_FIGURES[figure.name]:<13} {figure.text}"
     yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
         correlation = format_signed(report.length_correlation, 2)
-        yield f"length        r = {correlation} between an answer's length and R_IDA"
+        yield f"length        r = {correlation} between an answer's length and {report.reward}"
     if stats.p50_s is not None and stats.p95_s is not None:
         cost = format_cost(stats.cost, "cost unknown")
         yield (

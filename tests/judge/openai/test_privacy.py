@@ -199,7 +199,7 @@ def test_the_organization_of_the_environment_is_sent_to_openai_alone(
     monkeypatch.setenv("OPENAI_ORG_ID", ORGANIZATION)
     for base_url, sent in ((None, True), ("https://api.openai.com.example/v1", False)):
         config = JudgeConfig(kind="openai", model="m", base_url=base_url)
-        headers = Transport(config, KEY)._client.headers
+        headers = Transport(config, KEY)._client._client.own_headers
         assert (headers.get("OpenAI-Organization") == ORGANIZATION) is sent
 
 

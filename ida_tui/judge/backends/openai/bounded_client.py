@@ -1,6 +1,6 @@
 """HTTP client for servers that are not trusted: it bounds a reply, follows no redirect and keeps no cookie.
 
-Import it only when a request is sent, because it imports `httpx2`.
+Import it only when a request is sent, because it imports `openai`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx2
+import openai
 
 MAX_REPLY_BYTES = 256 * 1024
 """Largest body of a reply, both as received and decompressed. The largest verdict has a few kB."""
@@ -17,19 +18,23 @@ MAX_HEADERS = 100
 """Largest number of headers in a reply; `h11` limits their size to 100 kB."""
 _KEPT_HEADERS = (b"retry-after", b"retry-after-ms", b"location")
 """Headers that are read later. The encoding of the text is always UTF-8, whatever the server states."""
+_SENT_HEADERS = (
+    b"host", b"accept-encoding", b"connection", b"content-length", b"content-type", b"transfer-encoding",
+)  # fmt: skip
+"""Headers of a request that are not given to the client, but made for it."""
 
 
 class UnacceptableReply(httpx2.RequestError):
     """A reply that is too large or not valid; its text says why."""
 
 
-class BoundedClient(httpx2.AsyncClient):
+class BoundedClient(openai.DefaultAsyncHttpxClient):
     """An HTTP client that reads replies of at most `MAX_REPLY_BYTES`; the rest is not received.
 
     Args:
-        headers: headers of every request.
+        headers: headers of every request. It sends no others: the openai client adds some from variables of
+            the environment, which are meant for OpenAI and not for another server.
         params: parameters in the address of every request.
-        timeout: timeouts of the parts of a call.
         proxy: address of the proxy; None connects directly, whatever the environment names.
         use_environment: use the certificates that environment variables name.
     """
@@ -39,15 +44,13 @@ class BoundedClient(httpx2.AsyncClient):
         *,
         headers: Mapping[str, str],
         params: Mapping[str, str | int | float | bool],
-        timeout: httpx2.Timeout,
         proxy: str | None,
         use_environment: bool,
     ) -> None:
+        self.own_headers = httpx2.Headers(headers)
         no_cookies = http.cookiejar.DefaultCookiePolicy(allowed_domains=[])
         super().__init__(
-            headers=headers,
             params=params,
-            timeout=timeout,
             transport=httpx2.AsyncHTTPTransport(
                 trust_env=use_environment,
                 proxy=proxy,
@@ -64,9 +67,19 @@ class BoundedClient(httpx2.AsyncClient):
             UnacceptableReply: the reply is too large, or not valid.
             RequestError: the connection failed.
         """
+        made = [
+            (name, value) for name, value in request.headers.raw if name.lower() in _SENT_HEADERS
+        ]
+        sent = httpx2.Request(
+            request.method,
+            request.url,
+            headers=made + self.own_headers.raw,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
         try:
             response = await super().send(
-                request, **options | {"stream": True, "follow_redirects": False}
+                sent, **options | {"stream": True, "follow_redirects": False}
             )
             try:
                 content = await _read_body(response)

@@ -22,12 +22,20 @@ from ida_tui.judge.backends.openai.capabilities import (
     InMemoryCapabilityStore,
     OutputFormat,
 )
+from ida_tui.judge.backends.openai.context_limit import ContextLimit, least_tokens
 from ida_tui.judge.backends.openai.discovery import LEAD_S, Discovery, Turn
+from ida_tui.judge.backends.openai.first_verdict import FirstVerdict
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
     group_schema,
     parse_group,
     render_group_messages,
+)
+from ida_tui.judge.backends.openai.notices import (
+    cut_failure,
+    cut_notice,
+    no_verdict_notice,
+    thought_notice,
 )
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
@@ -86,7 +94,7 @@ class JudgeClient:
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         on_throttled: OnThrottled = lambda fault, seconds, slots: None,
-        warn: Callable[[str], None] = lambda text: None,
+        warn: Callable[[str], object] = lambda text: None,
         retry_base_s: float = RETRY_BASE_S,
         lead_s: float = LEAD_S,
     ) -> None:
@@ -98,6 +106,10 @@ class JudgeClient:
         self._limiter = limiter if limiter is not None else Limiter(config.concurrency)
         self._budget = budget if budget is not None else Budget()
         self._on_throttled = on_throttled
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._first_verdict = FirstVerdict()
+        self._context = ContextLimit(config.max_tokens)
         self._retry_base_s = retry_base_s
         self.endpoint = endpoint_key(config)
         """The key under which the endpoint's capabilities are stored."""
@@ -140,14 +152,20 @@ class JudgeClient:
                 checks=request.checks,
             ),
             schema=self._schema,
-            parse=lambda text: parse_verdict(text, tuple(self._rubric.judged_axes)),
+            parse=lambda reply: parse_verdict(
+                reply.text,
+                tuple(self._rubric.judged_axes),
+                thought=reply.thought,
+                judged=request.completion,
+            ),
             max_tokens=config.max_tokens,
         )
         outcome = await self._ask(question, state)
         if isinstance(outcome, str):
             return VerdictRecord(state.failed_verdict(outcome), "", None)
         parsed, reply = outcome
-        return VerdictRecord(state.scored_verdict(parsed), reply.text, reply.fingerprint)
+        raw = reply.text or reply.thought
+        return VerdictRecord(state.scored_verdict(parsed), raw, reply.fingerprint)
 
     async def request_group(self, requests: Sequence[JudgeRequest]) -> list[VerdictRecord]:
         """Request the verdicts on all completions of one prompt in one call.
@@ -177,7 +195,13 @@ class JudgeClient:
                 checks=first.checks,
             ),
             schema=group_schema(self._rubric, count),
-            parse=lambda text: parse_group(text, axes, count),
+            parse=lambda reply: parse_group(
+                reply.text,
+                axes,
+                count,
+                thought=reply.thought,
+                judged=[request.completion for request in requests],
+            ),
             max_tokens=config.max_tokens * count,
         )
         outcome = await self._ask(question, state)
@@ -191,7 +215,7 @@ class JudgeClient:
             for parsed in group.verdicts
         ]
         return [
-            VerdictRecord(verdict, "" if number else reply.text, reply.fingerprint)
+            VerdictRecord(verdict, "" if number else reply.text or reply.thought, reply.fingerprint)
             for number, verdict in enumerate(verdicts)
         ]
 
@@ -199,7 +223,16 @@ class JudgeClient:
         return RequestState(self.capabilities, UsageTotals(self._config))
 
     async def _ask(self, question: Question[T], state: RequestState) -> tuple[T, ServerReply] | str:
-        """Send a request until its reply can be parsed; returns the failure if no retry is left.
+        """Send a request until its reply can be parsed; returns the failure if no retry is left."""
+        try:
+            return await self._ask_repeatedly(question, state)
+        finally:
+            self._first_verdict.release(state)
+
+    async def _ask_repeatedly(
+        self, question: Question[T], state: RequestState
+    ) -> tuple[T, ServerReply] | str:
+        """As `_ask`.
 
         If only a part of a group can be parsed, also after the retry, the better of the two replies counts.
         """
@@ -219,11 +252,16 @@ class JudgeClient:
             else:
                 self._limiter.on_success()
                 state.served_model = outcome.model
-                parsed = self._parse_reply(question, outcome)
+                limit = await self._cut_at(question, outcome, state)
+                if limit is not None:
+                    return cut_failure(limit)
+                parsed = question.read(outcome)
                 problem = parsed if isinstance(parsed, ParseFailure) else None
                 if isinstance(parsed, ParsedGroup):
                     problem = parsed.failure
                 if not isinstance(parsed, ParseFailure):
+                    if _scored(parsed):
+                        self._first_verdict.note()
                     if problem is None:
                         self._confirm_capabilities(state.capabilities)
                         return parsed, outcome
@@ -231,7 +269,7 @@ class JudgeClient:
                         partial = parsed, outcome
                 assert problem is not None
                 state.declined = outcome.declined
-                failure = self._handle_invalid_reply(problem, outcome, state)
+                failure = await self._handle_invalid_reply(problem, outcome, state)
             if failure is not None:
                 if partial is None or not _scored(partial[0]):
                     return failure
@@ -266,6 +304,7 @@ class JudgeClient:
     ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
         estimated, _ = self._build_request(question, state, turn.capabilities)
+        state.least_tokens = least_tokens(estimated)
 
         async def call() -> PaidReply[ServerReply | RequestFault]:
             with self._discovery.sending(turn):
@@ -340,7 +379,7 @@ class JudgeClient:
                 return self._refusal_text(fault)
             case "declined":
                 state.declined = True
-                return self._retry_reworded(fault.text, state)
+                return await self._retry_reworded(fault.text, state)
             case "rejected":
                 return fault.text
             case "transient":
@@ -372,44 +411,78 @@ class JudgeClient:
             self._on_throttled(fault, 0.0, self._limiter.slots)
         if state.transient_retries >= self._config.max_retries:
             return fault.text
+        if fault.in_body and not await self._first_verdict.may_retry(state):
+            return fault.text
         if retry_after is None:
             backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.transient_retries)
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
         state.transient_retries += 1
         return None
 
-    def _retry_reworded(self, failure: str, state: RequestState) -> str | None:
+    async def _retry_reworded(self, failure: str, state: RequestState) -> str | None:
         """Prepare a retry with a reworded prompt; returns the failure if no retry is left."""
-        if state.invalid_reply_retries >= min(1, self._config.max_retries):
+        if not await self._may_retry(state):
             return redact(failure, self._key)
-        state.invalid_reply_retries += 1
         state.reworded = True
         return None
 
-    def _parse_reply(self, question: Question[T], reply: ServerReply) -> T | ParseFailure:
-        """Parse a reply to a question."""
-        if reply.declined:
-            return ParseFailure("form", "the judge declined to judge the text")
-        parsed = question.parse(reply.text)
-        if reply.truncated and isinstance(parsed, ParseFailure):
-            limit = question.max_tokens
-            return ParseFailure("truncated", f"the reply is truncated at max_tokens={limit}")
-        return parsed
+    async def _may_retry(self, state: RequestState) -> bool:
+        """Count the one retry of an unusable reply, if it is left."""
+        if state.invalid_reply_retries >= min(1, self._config.max_retries):
+            return False
+        if not await self._first_verdict.may_retry(state):
+            return False
+        state.invalid_reply_retries += 1
+        return True
 
-    def _handle_invalid_reply(
+    async def _handle_invalid_reply(
         self, parsed: ParseFailure, reply: ServerReply, state: RequestState
     ) -> str | None:
         """Prepare the one retry of an unusable reply; returns the failure if no retry is left."""
         if reply.declined:
-            return self._retry_reworded(parsed.text, state)
+            return await self._retry_reworded(parsed.text, state)
+        if parsed.kind == "thought" and reply.truncated:
+            self._warn_once("thought", thought_notice(self._config.model, self._config.max_tokens))
+            return parsed.text  # the same request would have the same thought
         if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.
             # If the format has produced verdicts before, one bad reply says nothing about it.
             self._discovery.simplify_format(state.capabilities)
-        if state.invalid_reply_retries >= min(1, self._config.max_retries):
-            return redact(parsed.text, self._key)
-        state.invalid_reply_retries += 1
-        return None
+        if await self._may_retry(state):
+            return None
+        if self._first_verdict.is_out_of_reach:
+            notice = no_verdict_notice(self._config.model, parsed.text, reply.text, self._key)
+            self._warn_once("no verdict", notice)
+        return redact(parsed.text, self._key)
+
+    async def _cut_at(
+        self, question: Question[T], reply: ServerReply, state: RequestState
+    ) -> int | None:
+        """The number of tokens to which the server cut the request; None if it read all of it."""
+        if not reply.input_tokens:
+            return None
+        count, words = reply.input_tokens + reply.cached_tokens, state.least_tokens
+        if not await self._context.cuts(count, words, lambda: self._count_longer(question, state)):
+            return None
+        self._warn_once("context", cut_notice(self._config.model, count, words))
+        return count
+
+    async def _count_longer(
+        self, question: Question[T], state: RequestState
+    ) -> tuple[int, int] | None:
+        """The token count of the same request with more text, and the tokens that it has at least."""
+        reworded, state.reworded = state.reworded, True
+        async with self._limiter.slot():
+            outcome = await self._send(question, state, Turn(state.capabilities))
+        state.reworded = reworded
+        if isinstance(outcome, RequestFault) or not outcome.input_tokens:
+            return None
+        return outcome.input_tokens + outcome.cached_tokens, state.least_tokens
+
+    def _warn_once(self, topic: str, text: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            self._warn(text)
 
 
 def _scored(parsed: object) -> int:

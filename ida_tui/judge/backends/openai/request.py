@@ -70,9 +70,23 @@ class Question(Generic[T]):
     render: Callable[[str, bool, bool], JudgeMessages]
     """The messages, from a nonce, whether to include the schema, and whether to reword."""
     schema: Mapping[str, object]
-    parse: Callable[[str], T | ParseFailure]
+    parse: Callable[[ServerReply], T | ParseFailure]
     max_tokens: int
     """Maximum length of the reply."""
+
+    def read(self, reply: ServerReply) -> T | ParseFailure:
+        """Parse a reply; the failure says if the judge declined or reached the maximum length."""
+        if reply.declined:
+            return ParseFailure("form", "the judge declined to judge the text")
+        parsed = self.parse(reply)
+        if not isinstance(parsed, ParseFailure) or not reply.truncated:
+            return parsed
+        limit = self.max_tokens
+        if parsed.kind == "thought" or not reply.text.strip():
+            text = f"the thought used up max_tokens={limit}: raise it, or turn thinking off"
+            return ParseFailure("thought", text)
+        text = f"the reply is truncated at max_tokens={limit}: raise judge.max_tokens"
+        return ParseFailure("truncated", text)
 
 
 @dataclass(slots=True)
@@ -83,6 +97,8 @@ class RequestState:
     usage: UsageTotals
     seconds: float = 0.0
     """Time spent in HTTP requests."""
+    least_tokens: int = 0
+    """The number of tokens that the last HTTP request has at least."""
     transient_retries: int = 0
     """Retries after transient errors."""
     invalid_reply_retries: int = 0

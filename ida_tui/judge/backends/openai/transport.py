@@ -1,20 +1,22 @@
 """HTTP transport to a judge: one request, answered by a `ServerReply` or a `RequestFault`, without retries.
 
-A server is not trusted: the time of a call is limited as a whole, and `BoundedClient` limits the reply. No
-secret is left in what it returns. The variables that OpenAI's own client reads from the environment are sent
-to OpenAI alone. Only `Transport` imports `httpx2`.
+It uses the openai client with its retries disabled, because they repeat requests that cannot succeed (no
+credit) or that need different options (a refused response format). A server is not trusted: the time of a
+call is limited as a whole, and `BoundedClient` limits the reply and sends no headers but those given to it.
+No secret is left in what `Transport` returns. Only `Transport` imports `openai`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -35,6 +37,11 @@ from ida_tui.judge.backends.openai.reply import ServerReply, parse_reply
 from ida_tui.judge.errors import UNTRUSTED_CERTIFICATE, RequestFault, redact
 from ida_tui.util.secrets import SecretFilter
 
+if TYPE_CHECKING:
+    import openai
+
+RawResponse = Any
+"""The openai client's raw response, with the `http_response` in it."""
 CONNECT_TIMEOUT_S = 5.0
 LIST_MODELS_TIMEOUT_S = 5.0
 _OPENAI_HEADERS = {
@@ -76,10 +83,13 @@ class Transport:
 
     def __init__(self, config: JudgeConfig, key: str | None) -> None:
         import httpx2
+        import openai
 
         from ida_tui.judge.backends.openai.bounded_client import BoundedClient, UnacceptableReply
 
-        self._httpx = httpx2
+        # OPENAI_LOG would have the client log requests.
+        logging.getLogger("openai").setLevel(logging.WARNING)
+        self._openai, self._httpx = openai, httpx2
         self._unacceptable_reply = UnacceptableReply
         self._config = config
         self._base_url = normalize_base_url(config.base_url or OPENAI_BASE_URL)
@@ -95,13 +105,19 @@ class Transport:
             headers |= {name: value for name, value in values.items() if value.isascii() and value}
         replaced = {name.lower() for name in own_headers.values}
         headers = {name: value for name, value in headers.items() if name.lower() not in replaced}
-        self._client = BoundedClient(
-            headers={**headers, **own_headers.values},
-            params=dict(config.extra_query),
+        self._client = openai.AsyncOpenAI(
+            api_key=key
+            or "none",  # the client wants one; `BoundedClient` sends the headers above instead
+            base_url=self._base_url,
+            max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            proxy=self._proxy.url if self._proxy else None,
-            # Certificates of the environment are not for a server on this machine.
-            use_environment=not is_local(self._base_url),
+            http_client=BoundedClient(
+                headers={**headers, **own_headers.values},
+                params=dict(config.extra_query),
+                proxy=self._proxy.url if self._proxy else None,
+                # Certificates of the environment are not for a server on this machine.
+                use_environment=not is_local(self._base_url),
+            ),
         )
 
     async def post(
@@ -111,9 +127,14 @@ class Transport:
         capabilities: Capabilities,
     ) -> ServerReply | RequestFault:
         """Send one chat completion request; `options` is the body without model and messages."""
-        chat = messages.as_chat(system_role=capabilities.system_role)
-        body = {**options, "model": self._config.model, "messages": chat}
-        outcome = await self._request("POST", "/chat/completions", capabilities, body)
+        client = self._client_for(capabilities)
+        chat: Any = messages.as_chat(system_role=capabilities.system_role)
+        outcome = await self._answer(
+            client.chat.completions.with_raw_response.create(
+                model=self._config.model, messages=chat, extra_body=dict(options)
+            ),
+            self._config.timeout_s,
+        )
         if isinstance(outcome, RequestFault):
             return self._clean_fault(outcome)
         status, text, headers = outcome
@@ -121,7 +142,7 @@ class Transport:
         if status >= 300:
             fault = classify_response(status, text, headers, options, None, own)
         else:
-            reply = parse_reply(text, None)
+            reply = parse_reply(text, None, options, own)
             if isinstance(reply, ServerReply):
                 return self._clean_reply(reply)
             fault = reply
@@ -131,7 +152,9 @@ class Transport:
 
     async def list_models(self, capabilities: Capabilities) -> list[ListedModel] | RequestFault:
         """The models listed at `/models`, a free request that also tests the key."""
-        outcome = await self._request("GET", "/models", capabilities)
+        client = self._client_for(capabilities)
+        timeout_s = min(LIST_MODELS_TIMEOUT_S, self._config.timeout_s)
+        outcome = await self._answer(client.models.with_raw_response.list(), timeout_s)
         if isinstance(outcome, RequestFault):
             return self._clean_fault(outcome)
         status, text, headers = outcome
@@ -151,44 +174,32 @@ class Transport:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        capabilities: Capabilities,
-        body: Mapping[str, object] | None = None,
+    def _client_for(self, capabilities: Capabilities) -> openai.AsyncOpenAI:
+        """The client of the endpoint's address, with the same connections for each."""
+        if not capabilities.path:
+            return self._client
+        return self._client.with_options(base_url=self._base_url + capabilities.path)
+
+    async def _answer(
+        self, call: Awaitable[RawResponse], timeout_s: float
     ) -> tuple[int, str, Mapping[str, str]] | RequestFault:
         """The status, text and headers of one response, or why there is none."""
-        httpx = self._httpx
-        timeout_s = self._config.timeout_s
-        if body is None:
-            timeout_s = min(LIST_MODELS_TIMEOUT_S, timeout_s)
-        url = f"{self._base_url}{capabilities.path}{path}"
         try:
-            content = None
-            headers = {}
-            if body is not None:
-                text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-                content, headers = (
-                    text.encode("utf-8", "replace"),
-                    {"Content-Type": "application/json"},
-                )
             async with asyncio.timeout(timeout_s):
-                response = await self._client.request(method, url, content=content, headers=headers)
+                http = (await call).http_response
+        except self._openai.APIStatusError as error:
+            http = error.response
         except TimeoutError:
-            if body is None:
-                text = f"no response from {self.host} within {timeout_s:g} s"
-                return RequestFault("transient", text)
-            text = f"no response within {timeout_s:g} s"
+            text = f"no response from {self.host} within {timeout_s:g} s"
             return RequestFault("transient", text, overload=True, unanswered=True)
-        except httpx.TimeoutException:  # the connection alone has a timeout of its own
+        except self._openai.APITimeoutError:  # the connection alone has a timeout of its own
             text = f"no connection to {self._place} within {CONNECT_TIMEOUT_S:g} s"
-            return RequestFault("transient", text, overload=body is not None)
-        except (httpx.RequestError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
+            return RequestFault("transient", text, overload=True)
+        except (self._openai.OpenAIError, OSError, ValueError, RuntimeError) as error:
             return self._connection_fault(error)
-        return response.status_code, response.text, response.headers
+        return http.status_code, http.text, http.headers
 
     @property
     def _place(self) -> str:
@@ -236,6 +247,7 @@ class Transport:
         return replace(
             reply,
             text=self._secrets.remove(reply.text),
+            thought=self._secrets.remove(reply.thought),
             model=reply.model and self._secrets.remove(reply.model),
             fingerprint=reply.fingerprint and self._secrets.remove(reply.fingerprint),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import work
@@ -117,22 +118,31 @@ class JudgeCheckDialog(CheckDialog):
         from ida_tui.judge.calibration.anchors import anchor_prompts
         from ida_tui.judge.calibration.check import check_judge
         from ida_tui.judge.calibration.check_text import render_report
+        from ida_tui.judge.calibration.gold import check_judge_on_gold, load_gold_of
+        from ida_tui.judge.calibration.mode_tokens import mode_tokens
         from ida_tui.judge.errors import JudgeInterrupted
         from ida_tui.judge.service import JudgeService
 
-        judge = self._config.judge
+        judge, rubric, should_stop = self._config.judge, self._config.rubric, self._canceled.is_set
+        gold = load_gold_of(self._config)
         try:
-            with JudgeService(
-                judge, self._config.rubric, anchor_prompts(), key=self._key
-            ) as service:
+            with JudgeService(judge, rubric, anchor_prompts(), key=self._key) as service:
                 service.probe_endpoint().result()
                 report = check_judge(
-                    service, verdicts_per_anchor=CALLS_PER_ANSWER, should_stop=self._canceled.is_set
+                    service,
+                    verdicts_per_anchor=CALLS_PER_ANSWER,
+                    reward=rubric.reward_name,
+                    should_stop=should_stop,
                 )
-                offline = judge.kind == "offline"
-                return list(
-                    render_report(report, service.output_format, service.warnings, offline=offline)
+                form, warnings = service.output_format, service.warnings
+            if gold is not None:
+                accuracy = check_judge_on_gold(
+                    self._config, gold, self._key, should_stop=should_stop
                 )
+                report = replace(report, gold=accuracy)
+            offline, tokens = judge.kind == "offline", mode_tokens(judge, rubric, report)
+            text = "" if tokens is None else tokens.text()
+            return list(render_report(report, form, warnings, offline=offline, tokens=text))
         except JudgeInterrupted:
             return None
 
