@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
 from ida_tui.judge.calibration.check import JudgeCheckReport
-<<<<<<< HEAD
+from ida_tui.judge.calibration.gold_text import gold_lines
 from ida_tui.judge.calibration.labeled import (
     GroupAccuracy,
     load_measured_families,
@@ -17,16 +17,9 @@ from ida_tui.util.format import format_cost, format_number, format_signed
 
 TABLE_WIDTH = 100
 """Width of the text below a table, in columns."""
-_COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail':>6}  "
-=======
-from ida_tui.judge.calibration.gold_text import gold_lines
-from ida_tui.judge.calibration.labeled import measure_accuracy
-from ida_tui.util.format import format_cost, format_number, format_signed
-
 _SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
 """Figures of the verdicts' quality that this report adds to its own; name and label."""
 _MARKS = {"good": "✓", "note": "!", "error": "✗"}
->>>>>>> 33381cc5d6047e2a4fbe865624dd13fc7dbeeb4c
 
 
 def render_report(
