@@ -79,7 +79,12 @@ def table_notes(results: SweepTable) -> list[str]:
     """What the columns of the table contain."""
     rewards = [f"{results.reward_name}: first steps → last;"]
     if _has_figure(results, "held_out_last"):
-        rewards.append("held-out: on held-out prompts, before training → after;")
+        when = (
+            "before training → after"
+            if _has_figure(results, "held_out_first")
+            else "after training"
+        )
+        rewards.append(f"held-out: on held-out prompts, {when};")
     answers = []
     if any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values()):
         answers.append("answered, declined: held-out harmless and unsafe prompts, after training;")

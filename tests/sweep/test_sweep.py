@@ -99,10 +99,29 @@ def test_a_sweep_shows_the_reward_of_the_held_out_prompts_before_and_after_train
     records = (ev.Record(n, "2026-01-31T09:01:00.000Z", event) for n, event in enumerate(states))
     events.write_text("".join(codec.encode(record) + "\n" for record in records))
 
-    head, row = text.settings_table(table_of(sweep))
+    table = table_of(sweep)
+    head, row = text.settings_table(table)
 
     assert "held-out" in head
     assert "0.200 → 0.700" in row
+    assert "held-out prompts, before training → after;" in " ".join(text.table_notes(table))
+
+
+def test_held_out_prompts_judged_only_at_the_end_have_no_reward_before_training() -> None:
+    sweep = create_sweep({RATES: ("1e-3",)}, [RunOutcome(0.6)])
+    events = next(sweep.runs_folder.iterdir()) / "events.jsonl"
+    records = [
+        replace(record, event=replace(record.event, scores={"align": 5.0}, reward=0.7))
+        if isinstance(record.event, ev.EvaluationFinished)
+        else record
+        for record in read_events(events)
+    ]
+    events.write_text("".join(codec.encode(record) + "\n" for record in records))
+
+    table = table_of(sweep)
+
+    assert " 0.700 " in text.settings_table(table)[1]
+    assert "held-out prompts, after training;" in " ".join(text.table_notes(table))
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
