@@ -157,7 +157,7 @@ async def tour(stage: Stage) -> list[tuple[str, float]]:
 
 def transcript() -> str:
     """Output of `ida-tui --run quickstart` without the steps in the middle, as SVG."""
-    console = Console(record=True, width=96, highlight=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=102, highlight=False, file=open(os.devnull, "w"))  # noqa: SIM115
     state, step = RunState(), 0
     printed = [
         "$ uv run ida-tui --run quickstart",
@@ -189,7 +189,7 @@ async def play_scene(
     stage: Stage
     app = IdaApp(clock=lambda: stage.now)
     # The next morning, so that the recorded run is from yesterday.
-    morning = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
+    morning = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
     async with app.run_test(size=size) as pilot:
         stage = Stage(app, pilot, RecordedSource(directory), morning)
         app.theme = THEMES[theme]

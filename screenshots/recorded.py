@@ -39,17 +39,22 @@ def unpack(folder: Path) -> Path:
     directory.config.write_text(to_yaml(resolve("quickstart").config), encoding="utf-8")
     with gzip.open(RECORDING, "rb") as file:
         directory.events.write_bytes(file.read())
+    write_completions(directory, records())
+    return directory.path
+
+
+def write_completions(directory: RunDirectory, part: Sequence[ev.Record]) -> None:
+    """Write `completions.jsonl` with the completions that are scored in this part of the records."""
     texts: dict[tuple[int, int, int], ev.CompletionFinished] = {}
     lines = []
-    for record in records():
+    for record in part:
         match record.event:
             case ev.CompletionFinished() as text:
                 texts[text.step, text.group, text.index] = text
             case ev.CompletionScored() as verdict:
                 row = asdict(texts[verdict.step, verdict.group, verdict.index]) | asdict(verdict)
-                lines.append(json.dumps(row, ensure_ascii=False))
-    directory.completions.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return directory.path
+                lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    directory.completions.write_text("".join(lines), encoding="utf-8")
 
 
 class RecordedSource(LiveSource):
@@ -62,6 +67,7 @@ class RecordedSource(LiveSource):
     def __init__(self, directory: Path) -> None:
         super().__init__(Session(resolve("quickstart").config))
         self.directory = directory
+        self._files = RunDirectory(directory)
         self._records = records()
         self._returned = 0
         self._position = 0
@@ -91,11 +97,13 @@ class RecordedSource(LiveSource):
             if isinstance(r.event, ev.PhaseChanged | ev.RunEnded)
         )
         self._position = starts[0] + max(1, int(part * (next(later) - starts[0])))
+        write_completions(self._files, self._records[: self._position])
         return self.current_time
 
     def seek_end(self) -> datetime:
         """Move to the last record; returns its time."""
         self._position = len(self._records)
+        write_completions(self._files, self._records)
         return self.current_time
 
     def insert(self, event: ev.Event) -> None:
