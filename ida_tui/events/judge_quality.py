@@ -247,8 +247,9 @@ def _position_figure(quality: JudgeQuality) -> QualityFigure | None:
         return None
     favored = favored_positions(effect)
     text = (
-        f"an answer gets {format_signed(effect.value, 2)} points in the first half of the shuffled order"
-        f" ({_signed_interval(effect)}, {format_count(quality.orders, quality.compared)})"
+        f"an answer in the first half of the shuffled order gets {format_signed(effect.value, 2)} points,"
+        f" relative to the last half ({_signed_interval(effect)},"
+        f" {format_count(quality.orders, quality.compared)})"
     )
     if not favored:
         text += "; neither half is favored beyond chance"

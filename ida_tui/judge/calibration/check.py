@@ -138,11 +138,11 @@ class JudgeCheckReport:
         return mean_of_known(s.spread for s in self.anchors if s.anchor.answer)
 
     @property
-    def tie_share(self) -> float:
-        """Share of pairs of different anchors with exactly the same R_IDA in their first verdict."""
+    def tie_share(self) -> float | None:
+        """Share of pairs of different anchors with equal R_IDA in their first verdict; None without pairs."""
         first_rewards = [s.verdicts[0].reward for s in self.anchors if s.anchor.answer]
         pairs = list(itertools.combinations([r for r in first_rewards if r is not None], 2))
-        return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
+        return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
 
     @property
     def length_correlation(self) -> float | None:

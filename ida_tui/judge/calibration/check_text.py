@@ -91,7 +91,8 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
     for figure in report.quality.figures():
         if figure.name in _SHOWN_FIGURES:
             yield f"{_SHOWN_FIGURES[figure.name]:<13} {figure.text}"
-    yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
+    if report.tie_share is not None:
+        yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
         correlation = format_signed(report.length_correlation, 2)
         yield f"length        r = {correlation} between an answer's length and {report.reward}"
