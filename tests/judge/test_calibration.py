@@ -182,10 +182,13 @@ def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:
     assert KEY not in done.out + done.err
 
 
-def test_a_judge_without_a_verdict_has_no_share_of_ties(ida_tui_here: Any) -> None:
+def test_a_judge_without_a_verdict_has_no_output_format_and_no_share_of_ties(
+    ida_tui_here: Any,
+) -> None:
     with ScriptedJudge(rule=lambda body: Text("no verdict")) as server:
         result = run_check(ida_tui_here, server, "--samples", "1")
     assert result.code == 1
+    assert "output:" not in result.out
     assert "ties" not in result.out
 
 

@@ -133,6 +133,11 @@ class JudgeCheckReport:
         return replace(quality, position=effect, orders=len(differences), compared="answer")
 
     @property
+    def has_verdicts(self) -> bool:
+        """Whether the judge gave any; an empty answer is scored without it."""
+        return any(anchor.all_verdicts is not None for anchor in self.anchors)
+
+    @property
     def jitter(self) -> float | None:
         """Mean over the anchors of R_IDA's standard deviation; None with one verdict per anchor."""
         return mean_of_known(s.spread for s in self.anchors if s.anchor.answer)

@@ -32,7 +32,7 @@ def render_report(
         tokens: calls and tokens of both modes, in words; empty in absolute mode.
     """
     yield from (f"! {warning}" for warning in warnings)
-    if output_format:
+    if output_format and report.has_verdicts:
         yield f"✓ output: {output_format}"
     yield from _report_lines(report)
     if tokens:
