@@ -22,8 +22,8 @@ def thought_notice(config: JudgeConfig) -> str:
         remedies.append(f"{setting} (vLLM, SGLang, llama.cpp)")
     off = f", or turn thinking off: {', or '.join(remedies)}" if remedies else ""
     return (
-        f"the judge {config.model} spends all of judge.max_tokens={limit} on its thought and gives no verdict:"
-        f" raise judge.max_tokens (such as {max(2000, 4 * limit)}){off}"
+        f"the judge {config.model} spends all of judge.max_tokens={limit} on its thought and gives no"
+        f" verdict: raise judge.max_tokens (such as {max(2000, 4 * limit)}){off}"
     )
 
 
