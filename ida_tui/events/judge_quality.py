@@ -121,7 +121,7 @@ class JudgeQuality:
         counts = {"pairs": self.pairs, "groups": self.groups, "repeats": self.repeats}
         counts |= {"orders": self.orders}
         return {name: round(number, 6) for name, number in numbers.items()} | {
-            name: count for name, count in counts.items() if count
+            name: float(count) for name, count in counts.items() if count
         }
 
 

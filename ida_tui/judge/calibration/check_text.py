@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from ida_tui.judge.calibration.check import JudgeCheckReport
 from ida_tui.judge.calibration.gold_text import gold_lines
-from ida_tui.judge.calibration.labeled import measure_accuracy
+from ida_tui.judge.calibration.labeled import (
+    GroupAccuracy,
+    load_measured_families,
+    measure_accuracy,
+    measure_by_language,
+)
 from ida_tui.util.format import format_cost, format_number, format_signed
 
+TABLE_WIDTH = 100
+"""Width of the text below a table, in columns."""
 _SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
 """Figures of the verdicts' quality that this report adds to its own; name and label."""
 _MARKS = {"good": "✓", "note": "!", "error": "✗"}
@@ -105,7 +113,7 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
 
 
 def _accuracy_lines() -> Iterator[str]:
-    """The accuracy of the refusal classifier on hand-labeled answers."""
+    """The accuracy of the refusal classifier on hand-labeled answers, by language and model family."""
     for held_out, name in ((True, "held-out"), (False, "tuning-set")):
         measured = measure_accuracy(held_out=held_out)
         interval = measured.interval
@@ -113,6 +121,22 @@ def _accuracy_lines() -> Iterator[str]:
             f"accuracy      {measured.share:.1%} on {measured.total} {name} labeled answers "
             f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
         )
+    source, families = load_measured_families()
+    yield ""
+    yield from group_lines("language, held-out answers", measure_by_language())
+    yield "not measured in other languages: their answers have no class, and no figure counts them"
+    yield ""
+    yield from group_lines("model family", families)
+    yield from wrap(f"measured once on {source}", TABLE_WIDTH)
+
+
+def group_lines(title: str, groups: Sequence[GroupAccuracy]) -> Iterator[str]:
+    """A table: one line for each language or model family."""
+    yield f"{title:<29} {'answers':>7}  {'tells compliance from refusal':<31} {'right class':>11}"
+    for group in groups:
+        low, high = group.interval.low, group.interval.high
+        right = f"{group.interval.value:6.1%}  ({low:.1%} to {high:.1%})"
+        yield f"{group.name:<29} {group.answers:>7}  {right:<31} {group.exact:>11.1%}"
 
 
 def _truncate(text: str) -> str:
