@@ -185,7 +185,7 @@ def _ties_figure(quality: JudgeQuality) -> QualityFigure | None:
     if flat is not None:
         text += (
             f"; no difference in {format_percent(flat.value)} of {quality.groups:,} groups"
-            f" ({_percent_interval(flat)})"
+            f" ({percent_interval(flat)})"
         )
     problem = ""
     if flat is not None and flat.value >= MANY_FLAT_GROUPS:
@@ -210,7 +210,7 @@ def _agreement_figure(quality: JudgeQuality) -> QualityFigure | None:
     text = (
         f"verdicts on the same answer differ by {_points(spread.value)} points per axis"
         f" ({_number_interval(spread)}); {format_percent(agreement.value)} of {count} agree exactly"
-        f" ({_percent_interval(agreement)})"
+        f" ({percent_interval(agreement)})"
     )
     problem = remedy = ""
     if spread.value >= WIDE_SPREAD:
@@ -307,7 +307,8 @@ def _points(value: float) -> str:
     return format_number(value, 1)
 
 
-def _percent_interval(interval: Interval) -> str:
+def percent_interval(interval: Interval) -> str:
+    """An interval of a share in words."""
     return f"95% interval {format_percent(interval.low)} to {format_percent(interval.high)}"
 
 

@@ -13,13 +13,13 @@ from ida_tui.judge.calibration.labeled import (
     measure_accuracy,
     measure_by_language,
 )
+from ida_tui.util.finding import MARKS
 from ida_tui.util.format import format_cost, format_number, format_signed
 
 TABLE_WIDTH = 100
 """Width of the text below a table, in columns."""
 _SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
 """Figures of the verdicts' quality that this report adds to its own; name and label."""
-_MARKS = {"good": "✓", "note": "!", "error": "✗"}
 
 
 def render_report(
@@ -84,7 +84,7 @@ def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{_MARKS[finding.severity]} {finding.text}"
+        yield f"{MARKS[finding.severity]} {finding.text}"
     yield ""
     yield from _metric_lines(report)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
+from ida_tui.events.judge_quality import percent_interval
 from ida_tui.judge.calibration.gold import load_gold_of
-from ida_tui.judge.calibration.gold_report import GoldAxis, GoldReport, interval_text
+from ida_tui.judge.calibration.gold_report import GoldAxis, GoldReport
+from ida_tui.util.finding import MARKS
 from ida_tui.util.format import (
     format_cost,
     format_count,
@@ -17,7 +19,6 @@ from ida_tui.util.format import (
 from ida_tui.util.text import one_line
 
 _EXCERPT_CHARS = 60
-_MARKS = {"good": "✓", "note": "!", "error": "✗"}
 
 
 def gold_summary(config: Config) -> str:
@@ -50,7 +51,7 @@ def gold_lines(report: GoldReport) -> Iterator[str]:
             yield f"  {'' if number else axis.axis:<{width}}  {text}"
     yield ""
     for finding in report.findings():
-        yield f"{_MARKS[finding.severity]} {finding.text}"
+        yield f"{MARKS[finding.severity]} {finding.text}"
     if not report.disagreements:
         return
     yield ""
@@ -67,15 +68,15 @@ def _axis_texts(axis: GoldAxis) -> Iterator[str]:
         where = f", {format_count(axis.prompts, 'prompt')}" if axis.prompts else " across prompts"
         yield (
             f"order           {format_percent(axis.order.value)} ({format_count(axis.pairs, 'pair')}{where},"
-            f" {interval_text(axis.order)})"
+            f" {percent_interval(axis.order)})"
         )
     if axis.close is not None and axis.bias is not None:
         yield (
             f"within a point  {format_percent(axis.close.value)} ({format_count(axis.scores, 'score')},"
-            f" {interval_text(axis.close)}); the judge's are {_bias_text(axis.bias)} on average"
+            f" {percent_interval(axis.close)}); the judge's are {_bias_text(axis.bias)} on average"
         )
     if axis.accuracy is not None:
-        yield f"labels          {format_percent(axis.accuracy.value)} ({interval_text(axis.accuracy)})"
+        yield f"labels          {format_percent(axis.accuracy.value)} ({percent_interval(axis.accuracy)})"
     for figure in axis.labels:
         right = "" if figure.right is None else f", {figure.right} on its side of the scale"
         digits = 2 if figure.right is None else 1
