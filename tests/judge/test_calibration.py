@@ -190,6 +190,23 @@ def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:
     assert KEY not in done.out + done.err
 
 
+def test_a_judge_without_a_verdict_has_no_output_format_and_no_share_of_ties(
+    ida_tui_here: Any,
+) -> None:
+    with ScriptedJudge(rule=lambda body: Text("no verdict")) as server:
+        result = run_check(ida_tui_here, server, "--samples", "1")
+    assert result.code == 1
+    assert "output:" not in result.out
+    assert "ties" not in result.out
+
+
+def test_a_rubric_without_a_judged_axis_has_no_judge_to_check(ida_tui_here: Any) -> None:
+    result = ida_tui_here("judge", "check", "offline", "rubric=people-json")
+    assert (result.code, result.out) == (2, "")
+    assert "functions compute all scores of the rubric people-json" in result.err
+    assert "ida-tui reward check" in result.err
+
+
 def test_checking_two_judges_in_one_command_is_refused(ida_tui_here: Any) -> None:
     done = ida_tui_here("judge", "check", "offline", "ollama")
     assert done.code == 2

@@ -13,13 +13,13 @@ from ida_tui.judge.calibration.labeled import (
     measure_accuracy,
     measure_by_language,
 )
+from ida_tui.util.finding import MARKS
 from ida_tui.util.format import format_cost, format_number, format_signed
 
 TABLE_WIDTH = 100
 """Width of the text below a table, in columns."""
 _SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
 """Figures of the verdicts' quality that this report adds to its own; name and label."""
-_MARKS = {"good": "✓", "note": "!", "error": "✗"}
 
 
 def render_report(
@@ -40,7 +40,7 @@ def render_report(
         tokens: calls and tokens of both modes, in words; empty in absolute mode.
     """
     yield from (f"! {warning}" for warning in warnings)
-    if output_format:
+    if output_format and report.has_verdicts:
         yield f"✓ output: {output_format}"
     yield from _report_lines(report)
     if tokens:
@@ -84,7 +84,7 @@ def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{_MARKS[finding.severity]} {finding.text}"
+        yield f"{MARKS[finding.severity]} {finding.text}"
     yield ""
     yield from _metric_lines(report)
 
@@ -99,7 +99,8 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
     for figure in report.quality.figures():
         if figure.name in _SHOWN_FIGURES:
             yield f"{_SHOWN_FIGURES[figure.name]:<13} {figure.text}"
-    yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
+    if report.tie_share is not None:
+        yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
         correlation = format_signed(report.length_correlation, 2)
         yield f"length        r = {correlation} between an answer's length and {report.reward}"
