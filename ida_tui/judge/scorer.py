@@ -155,6 +155,8 @@ class JudgeScorer:
         self._cache_status = ""
         self._client: JudgeClient | None = None
         self._served_model: str | None = None
+        self._served_models: set[str | None] = set()
+        """Those that the server has reported; one that alternates between them is a warning once."""
         self._limiter = Limiter(config.concurrency)
         self._today = options.today or date.today()
         retirement = retirement_warning(config, self._today)
@@ -397,11 +399,12 @@ class JudgeScorer:
         served = verdict.served_model
         if not served or served == self._served_model:
             return
-        if self._served_model:
+        if self._served_model and served not in self._served_models:
             self._warn(
                 f"the judge's server changed its model from {self._served_model} to {served}; "
                 "scores before and after are not comparable"
             )
+        self._served_models |= {served, self._served_model}
         self._served_model = served
         if self._cache is not None:
             self._cache.save_served_model(endpoint_key(self._config), served)

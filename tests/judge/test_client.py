@@ -288,7 +288,9 @@ def test_an_unreachable_server_is_a_failure_that_names_its_host() -> None:
     with ScriptedJudge() as judge:
         pass
     [verdict] = request_verdicts(judge, max_retries=1)
-    assert verdict.failure == "could not connect to 127.0.0.1"
+    assert verdict.failure.startswith(
+        "could not connect to 127.0.0.1: check that a server runs at http"
+    )
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,8 @@ class Transport:
                 text = f"could not connect to {self._place}: it answered {answer}"
                 return RequestFault("transient", text)
         if any(isinstance(cause, self._httpx.ConnectError) for cause in causes):
-            return RequestFault("transient", f"could not connect to {self._place}")
+            remedy = "" if self._proxy else f": check that a server runs at {self._base_url}"
+            return RequestFault("transient", f"could not connect to {self._place}{remedy}")
         return RequestFault("transient", f"the connection to {self._place} broke off")
 
     def _is_wrong_path(self, status: int, fault: RequestFault, capabilities: Capabilities) -> bool:
