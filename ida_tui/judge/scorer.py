@@ -118,6 +118,7 @@ class JudgeScorer:
         budget: the budget that its calls share.
         options: optional settings.
         warn: receives warnings for the user.
+        other_secrets: those of other judges of a panel, which this judge's server may know.
 
     Raises:
         IdaError: the judge plugin cannot be used.
@@ -134,6 +135,7 @@ class JudgeScorer:
         budget: Budget,
         options: JudgeServiceOptions,
         warn: Callable[[str], None],
+        other_secrets: Sequence[str | None] = (),
     ) -> None:
         self._plugin = _load_plugin(config, rubric, options.should_stop)
         self.label = _judge_label(config) if self._plugin is None else self._plugin.label
@@ -142,6 +144,7 @@ class JudgeScorer:
         self._config = config
         self._rubric = rubric
         self._key = key
+        self._other_secrets = other_secrets
         self._cache_dir = options.cache_dir
         self._budget = budget
         self._on_event = options.on_event
@@ -363,6 +366,7 @@ class JudgeScorer:
                 self._config,
                 self._rubric,
                 self._key,
+                other_secrets=self._other_secrets,
                 store=self._cache,
                 limiter=self._limiter,
                 budget=self._budget,

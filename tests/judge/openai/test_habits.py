@@ -14,7 +14,7 @@ from ida_tui.judge.backends.openai.client import JudgeClient
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.verdict import Verdict
 from tests.judge.test_client import KEY, RUBRIC, judge_config, make_request
-from tests.support.judge_server import Behavior, Raw, ScriptedJudge
+from tests.support.judge_server import Behavior, Raw, ScriptedJudge, Status
 from tests.support.scores import ida_scores
 
 GOOD = {"align": 7.5, "risk": 9, "detail": 6, "reason": "ok"}
@@ -145,6 +145,7 @@ SCORED: dict[str, str] = {
 
 SCORED |= {
     "comments in front": f": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n{chat(VERDICT)}",
+    "list by axis": chat(json.dumps([{"axis": a, "score": s} for a, s in SCORES.items()])),
     "zeros behind": f"{chat(VERDICT)}\n\0\0",
     "stream that begins with a filter's results": (
         'data: {"choices": [], "prompt_filter_results": []}\n\n' + chunks({"content": VERDICT})
@@ -299,6 +300,14 @@ def test_a_refused_system_role_with_status_200_is_left_out() -> None:
     outcome = judge_all(serve)
     assert [v.scores for v in outcome.verdicts] == [SCORES] * 4
     assert outcome.calls == 5
+
+
+def test_a_server_that_always_fails_costs_two_more_calls() -> None:
+    outcome = judge_all(lambda body: Status(500, "llama runner process has terminated"))
+    assert {v.failure for v in outcome.verdicts} == {
+        "HTTP 500: llama runner process has terminated"
+    }
+    assert outcome.calls == len(COMPLETIONS) + 2
 
 
 def test_the_thought_is_named_once_with_the_remedies() -> None:

@@ -193,6 +193,12 @@ def test_a_socks_proxy_without_its_support_is_one_error_that_names_the_variable(
     assert "ALL_PROXY names a SOCKS proxy" in checked.out
 
 
+def test_a_server_that_knows_the_key_of_another_judge_of_a_panel_shows_neither() -> None:
+    config = JudgeConfig(kind="openai", model="m", base_url="https://judge.example/v1")
+    transport = Transport(config, KEY, ["second.Key-5tR9+uu7Kx", None])
+    assert transport._secrets.remove(f"{KEY}; second.Key-5tR9+uu7Kx") == "[key]; [key]"
+
+
 def test_the_organization_of_the_environment_is_sent_to_openai_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
