@@ -310,6 +310,15 @@ def test_a_server_that_always_fails_costs_two_more_calls() -> None:
     assert outcome.calls == len(COMPLETIONS) + 2
 
 
+def test_a_server_that_fails_on_a_system_role_without_a_word_is_asked_without_it() -> None:
+    def serve(request: Mapping[str, Any]) -> Behavior:
+        has_system = any(message["role"] == "system" for message in request["messages"])
+        return Status(500, "Internal Server Error") if has_system else Raw(chat(VERDICT))
+
+    outcome = judge_all(serve)
+    assert [v.scores for v in outcome.verdicts] == [SCORES] * 4
+
+
 def test_the_thought_is_named_once_with_the_remedies() -> None:
     reply = Raw(chat(None, "length", reasoning_content=THOUGHT))
     outcome = judge_all(lambda body: reply)

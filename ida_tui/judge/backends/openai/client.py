@@ -373,9 +373,7 @@ class JudgeClient:
             case "refused":
                 if state.resends:
                     return None
-                if (
-                    fault.status is not None and fault.status >= 500
-                ):  # a defect of the server after all
+                if (fault.status or 0) >= 500:  # a defect of the server after all
                     return await self._handle_transient_fault(fault, state, started_at)
                 return self._refusal_text(fault)
             case "declined":
@@ -421,6 +419,8 @@ class JudgeClient:
             backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.transient_retries)
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
         state.transient_retries += 1
+        if fault.status == 500 and state.transient_retries == 2:
+            self._discovery.try_bare()
         return None
 
     async def _retry_reworded(self, failure: str, state: RequestState) -> str | None:
