@@ -371,8 +371,9 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         interval = accuracy.interval
         yield ""
         yield (
-            f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
-            " whether an answer is true. On held-out answers labeled by hand, it classifies"
+            f"The judge was the **{OFFLINE_JUDGE}**: word counts and a linear classifier, not a language"
+            " model. It does not know whether an answer is true. On held-out answers labeled by hand,"
+            " it classifies"
             f" compliance, partial refusal and refusal correctly in {100 * accuracy.share:.1f}%"
             f" ({accuracy.correct} of {accuracy.total}, 95% interval {100 * interval.low:.1f} to"
             f" {100 * interval.high:.1f}%)."

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ida_tui.config import profiles
 from ida_tui.config.scoring_checks.judge import PANEL_KEYS
-from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node
+from ida_tui.config.trust.endpoint import is_local
+from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, to_plain
 
 
 def with_panel(root: Node) -> Node:
@@ -21,6 +22,22 @@ def with_panel(root: Node) -> Node:
         kind = {key: Node("panel", COMMAND_LINE_ORIGIN) for key in ("name", "kind")}
         judge = Node({**kept, **kind}, judge.origin)
     return Node({**root.value, "judge": profiles.load_panel(judge, "judge.panel")}, root.origin)
+
+
+def stale_judge_facts(judge: Node | None, address: str | None) -> list[str]:
+    """The keys of a judge's profile that do not hold for another model or address.
+
+    A server on this machine is free, whatever its model.
+
+    Args:
+        judge: the judge with its old values.
+        address: its new `base_url`; None if it stays.
+    """
+    values = judge.value if judge and isinstance(judge.value, dict) else {}
+    price, base_url = (to_plain(values[k]) if k in values else None for k in ("price", "base_url"))
+    is_free = isinstance(price, dict) and not any(price.values())
+    keeps_price = is_free and is_local(address or str(base_url))
+    return ["description", "shutdown_date", *([] if keeps_price else ["price"])]
 
 
 def without_stale_member_facts(
@@ -44,7 +61,8 @@ def without_stale_member_facts(
             if key in (f"{place}.model", f"{place}.base_url") and not is_same_value(root, key, text)
         }
         if changed:
-            for fact in ("description", "price", "shutdown_date"):
+            member = panel.value[number] if panel and isinstance(panel.value, list) else None
+            for fact in stale_judge_facts(member, changed.get(f"{place}.base_url")):
                 root = _without_key(root, [*place.split("."), fact])
     return root
 

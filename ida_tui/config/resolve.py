@@ -23,8 +23,8 @@ from ida_tui.config.checks import check_config
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.models.source import missing_folder, names_model_file
-from ida_tui.config.panel import with_panel, without_stale_member_facts
-from ida_tui.config.profiles import SECTIONS, ProfileKind
+from ida_tui.config.panel import stale_judge_facts, with_panel, without_stale_member_facts
+from ida_tui.config.profiles import SECTIONS, ProfileKind, extend
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.scoring.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.templates.override import with_template_text
@@ -326,7 +326,7 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
                 values = {"name": _source_name(values["source"]), **values}
             if section == "rubric" and _has_other_axes(base, values):
                 base = Node({}, base.origin)
-            entries[section] = merge(base, Node(values, node.origin), SECTIONS)
+            entries[section] = extend(kind, base, Node(values, node.origin))
     return Node(entries, root.origin)
 
 
@@ -442,7 +442,8 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
             "download_gb", "licence",
         ]  # fmt: skip
     if "judge.model" in overrides or "judge.base_url" in overrides:
-        stale["judge"] = ["description", "price", "shutdown_date"]
+        judge = root.value.get("judge") if isinstance(root.value, dict) else None
+        stale["judge"] = stale_judge_facts(judge, overrides.get("judge.base_url"))
     labels = {
         "prompts": _data_name(overrides.get("prompts.source", "")),
         "model": _path_name(overrides.get("model.path", "")),

@@ -59,7 +59,7 @@ class EvaluationFinished:
     declined_by_prompt: tuple[int, ...] = ()
     """Full and partial refusals of each unsafe prompt; empty in old runs."""
     unclassified: int = 0
-    """Answers without a refusal class, because they are not in English; no other count contains them."""
+    """Answers without a refusal class, because of their language; no other count contains them."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
     reward: float | None = None

@@ -121,7 +121,7 @@ class JudgeQuality:
         counts = {"pairs": self.pairs, "groups": self.groups, "repeats": self.repeats}
         counts |= {"orders": self.orders}
         return {name: round(number, 6) for name, number in numbers.items()} | {
-            name: count for name, count in counts.items() if count
+            name: float(count) for name, count in counts.items() if count
         }
 
 
@@ -185,7 +185,7 @@ def _ties_figure(quality: JudgeQuality) -> QualityFigure | None:
     if flat is not None:
         text += (
             f"; no difference in {format_percent(flat.value)} of {quality.groups:,} groups"
-            f" ({_percent_interval(flat)})"
+            f" ({percent_interval(flat)})"
         )
     problem = ""
     if flat is not None and flat.value >= MANY_FLAT_GROUPS:
@@ -210,7 +210,7 @@ def _agreement_figure(quality: JudgeQuality) -> QualityFigure | None:
     text = (
         f"verdicts on the same answer differ by {_points(spread.value)} points per axis"
         f" ({_number_interval(spread)}); {format_percent(agreement.value)} of {count} agree exactly"
-        f" ({_percent_interval(agreement)})"
+        f" ({percent_interval(agreement)})"
     )
     problem = remedy = ""
     if spread.value >= WIDE_SPREAD:
@@ -247,8 +247,9 @@ def _position_figure(quality: JudgeQuality) -> QualityFigure | None:
         return None
     favored = favored_positions(effect)
     text = (
-        f"an answer gets {format_signed(effect.value, 2)} points in the first half of the shuffled order"
-        f" ({_signed_interval(effect)}, {format_count(quality.orders, quality.compared)})"
+        f"an answer in the first half of the shuffled order gets {format_signed(effect.value, 2)} points,"
+        f" relative to the last half ({_signed_interval(effect)},"
+        f" {format_count(quality.orders, quality.compared)})"
     )
     if not favored:
         text += "; neither half is favored beyond chance"
@@ -306,7 +307,8 @@ def _points(value: float) -> str:
     return format_number(value, 1)
 
 
-def _percent_interval(interval: Interval) -> str:
+def percent_interval(interval: Interval) -> str:
+    """An interval of a share in words."""
     return f"95% interval {format_percent(interval.low)} to {format_percent(interval.high)}"
 
 

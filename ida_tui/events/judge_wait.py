@@ -90,7 +90,8 @@ class JudgeWait:
         name = f"{self.judge}: " if self.judge else ""
         if self.remedy is None:
             return f"{name}server takes no more calls"
-        setting = self.remedy.setting.removeprefix("judge.")
+        key, _, value = self.remedy.setting.partition("=")
+        setting = f"{key.rpartition('.')[2]}={value}"
         if self.remedy.saved_s is None:
             return f"{name}server full, try {setting}"
         saved_s = self.remedy.saved_s * self.rollouts / self.steps
@@ -112,9 +113,9 @@ def judge_wait(state: RunState) -> JudgeWait | None:
     least_s = MIN_SHARE * steps_s
     if steps_s <= 0 or waited_s <= 0 or waited_s < least_s:
         return None
-    in_panel = any(len(rollout.parts) > 1 for rollout in rollouts)
+    panel = max((rollout.panel for rollout in rollouts), key=len)
     generations = state.run.generations if state.run else 1
-    judge = _Judge(rollouts, _slowest(rollouts), generations, len(state.axes), in_panel)
+    judge = _Judge(rollouts, _slowest(rollouts), generations, len(state.axes), panel)
     throttled, count = state.judge.throttled, len(rollouts)
     remedies = [
         remedy
@@ -129,7 +130,7 @@ def judge_wait(state: RunState) -> JudgeWait | None:
         waited_s=waited_s,
         steps=steps,
         steps_s=steps_s,
-        judge=judge.name if in_panel else "",
+        judge=judge.name if panel else "",
         slots=judge.slots,
         full=judge.full,
         throttled=throttled,
@@ -143,6 +144,8 @@ class _Rollout:
     def __init__(self, batch: ev.JudgeBatchFinished) -> None:
         self.step = batch.step
         self.waited_s = batch.exposed_s
+        self.panel = tuple(member.name for member in batch.members)
+        """The judges of the panel, in its order; empty without one."""
         self.parts = {part.judge: part for part in batch.traffic if part.calls}
         self._ends = {name: replay(part.calls, _slots(part)) for name, part in self.parts.items()}
         self.ends_s = max(call.answered_s for part in self.parts.values() for call in part.calls)
@@ -169,20 +172,25 @@ class _Judge:
         name: the judge, which has calls in at least one of them.
         generations: completions per prompt.
         axes: number of axes of a verdict.
-        in_panel: whether it is one of several judges.
+        panel: the judges of the panel that it belongs to; empty without one.
     """
 
     def __init__(
-        self, rollouts: Sequence[_Rollout], name: str, generations: int, axes: int, in_panel: bool
+        self,
+        rollouts: Sequence[_Rollout],
+        name: str,
+        generations: int,
+        axes: int,
+        panel: Sequence[str],
     ) -> None:
         self.name = name
         self._rollouts = [rollout for rollout in rollouts if name in rollout.parts]
         self._parts = [rollout.parts[name] for rollout in self._rollouts]
         self._open = [OpenCalls(part.calls) for part in self._parts]
-        self._prefix = "" if in_panel else "judge."
+        self._prefix = f"judge.panel.{panel.index(name)}." if name in panel else "judge."
         newest = self._parts[-1]
         self.slots = _slots(newest)
-        self._group = max(1, generations) if newest.mode == "absolute" and not in_panel else 1
+        self._group = max(1, generations) if newest.mode == "absolute" and not panel else 1
         verdicts = max(1, generations) if newest.mode == "group" else 1
         self._needed_tokens = verdicts * (REASON_TOKENS + AXIS_TOKENS * axes)
         calls = [call for part in self._parts for call in part.calls]

@@ -22,6 +22,7 @@ PART_NAMES: Mapping[str, str] = {
     "prompting": "the wording of the judge's instructions",
     "prompts": "the prompts",
     "corpus": "the texts that the offline heuristic compares with",
+    "heuristic": "the version of the offline heuristic",
 }
 """What a score depends on, in words; `judge.cache.key.scoring_parts` fills the values."""
 PROMPT_PARTS = ("prompts", "corpus")
@@ -77,9 +78,12 @@ def describe_change(before: ScoringPeriod, after: ScoringPeriod) -> str:
     if not (before.parts and after.parts):
         return f"the judge ({before.judge} → {after.judge})"
     changes = []
+    # An old run does not name the heuristic's version.
+    same_judge = before.parts.get("judge") == after.parts.get("judge")
     for name, words in PART_NAMES.items():
         old, new = before.parts.get(name), after.parts.get(name)
-        if old == new or (name != "judge" and None in (old, new)):
+        always = name == "judge" or (name == "heuristic" and same_judge)
+        if old == new or (not always and None in (old, new)):
             continue  # a part that only one kind of judge has
         changes.append(f"{words} ({old} → {new})" if name in SHOWN_PARTS else words)
     return " and ".join(changes)

@@ -386,9 +386,8 @@ class JudgeScorer:
             if models.kind == "fatal" and models.status in (401, 403, None):
                 raise client.unavailable_error(models)
             if models.status is None and models.kind == "transient":
-                self._warn(
-                    f"the judge {self.label}: {models.text}; check that its server is running"
-                )
+                remedy = "" if "check that" in models.text else "; check that its server is running"
+                self._warn(f"the judge {self.label}: {models.text}{remedy}")
             return models
         listed = next((model for model in models if model.id == self._config.model), None)
         if listed is not None and listed.shutdown_date and not self._config.shutdown_date:

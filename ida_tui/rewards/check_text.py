@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from ida_tui.config.scoring.axes import format_score
 from ida_tui.rewards.check import ASSUMED_SCORE, RewardCheckReport
 from ida_tui.rewards.known_answers import ANSWER_KINDS
+from ida_tui.util.finding import MARKS
 from ida_tui.util.format import UNKNOWN, format_general, format_significant
 from ida_tui.util.text import table_lines
-
-MARKS = {"good": "✓", "note": "!", "error": "✗"}
 
 
 def render_report(report: RewardCheckReport) -> Iterator[str]:

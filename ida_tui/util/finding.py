@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["good", "note", "error"]
+MARKS: Mapping[Severity, str] = {"good": "✓", "note": "!", "error": "✗"}
+"""Sign before a finding, by its severity."""
 
 
 @dataclass(frozen=True, slots=True)

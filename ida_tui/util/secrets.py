@@ -107,7 +107,7 @@ class SecretFilter:
         for form in self._encoded:
             for match in re.finditer(re.escape(form), text):
                 hidden[match.start() : match.end()] = b"\1" * len(match[0])
-        readings = [(text, range(len(text) + 1))]
+        readings: list[tuple[str, Sequence[int]]] = [(text, range(len(text) + 1))]
         while len(readings) <= _MAX_ESCAPES and _ESCAPE.search(readings[-1][0]):
             readings.append(_unescape(*readings[-1]))
         for reading, places in readings:

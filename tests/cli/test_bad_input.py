@@ -148,7 +148,7 @@ def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui_unprepared: 
     # Python indents nested imports.
     imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "ida_tui.judge.api_key" in imported
-    assert not imported & {"torch", "transformers", "trl", "httpx2"}
+    assert not imported & {"torch", "transformers", "trl", "openai"}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def state_of(
         assert isinstance(finished, ev.StepFinished)
         seconds = {"generate": SAMPLING_S, "judge": exposed, "update": update_s}
         batch = ev.JudgeBatchFinished(step, ROWS, 0, 0, 0, 3.0, exposed, 1.0, 1.0, 0.0)
-        events += [replace(batch, traffic=parts), replace(finished, seconds=seconds)]
+        panel = [ev.JudgeMember(part.judge, ROWS, ROWS) for part in parts if len(parts) > 1]
+        batch = replace(batch, traffic=parts, members=tuple(panel))
+        events += [batch, replace(finished, seconds=seconds)]
     time = "2026-01-01T00:00:00.000Z"
     return fold_all(ev.Record(number, time, event) for number, event in enumerate(events))
 
@@ -200,6 +202,7 @@ def test_the_slowest_judge_of_a_panel_is_named_and_the_others_limit_the_saving()
 
     assert wait.short_text.startswith("slow: concurrency=4: −")
     assert wait.remedy is not None
+    assert wait.remedy.setting == "judge.panel.1.concurrency=4"
     assert wait.remedy.saved_s == pytest.approx(
         wait_of(slow.calls) - wait_of(simulate(4, lambda row, open_calls: 0.5)), rel=0.02
     )

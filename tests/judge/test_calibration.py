@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
@@ -12,9 +13,16 @@ import pytest
 
 from ida_tui.config.schema import RubricConfig
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.judge.backends.offline.refusal import MEASURED_LANGUAGES
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, anchor_prompts, load_anchors
 from ida_tui.judge.calibration.check import ScoredAnchor
-from ida_tui.judge.calibration.labeled import load_labeled_answers, measure_accuracy
+from ida_tui.judge.calibration.labeled import (
+    LANGUAGE_NAMES,
+    load_answers_by_language,
+    load_labeled_answers,
+    measure_accuracy,
+    measure_by_language,
+)
 from ida_tui.util.statistics import sample_deviation
 from tests.judge.test_service import KEY, RUBRIC
 from tests.support.judge_server import (
@@ -182,6 +190,23 @@ def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:
     assert KEY not in done.out + done.err
 
 
+def test_a_judge_without_a_verdict_has_no_output_format_and_no_share_of_ties(
+    ida_tui_here: Any,
+) -> None:
+    with ScriptedJudge(rule=lambda body: Text("no verdict")) as server:
+        result = run_check(ida_tui_here, server, "--samples", "1")
+    assert result.code == 1
+    assert "output:" not in result.out
+    assert "ties" not in result.out
+
+
+def test_a_rubric_without_a_judged_axis_has_no_judge_to_check(ida_tui_here: Any) -> None:
+    result = ida_tui_here("judge", "check", "offline", "rubric=people-json")
+    assert (result.code, result.out) == (2, "")
+    assert "functions compute all scores of the rubric people-json" in result.err
+    assert "ida-tui reward check" in result.err
+
+
 def test_checking_two_judges_in_one_command_is_refused(ida_tui_here: Any) -> None:
     done = ida_tui_here("judge", "check", "offline", "ollama")
     assert done.code == 2
@@ -207,6 +232,9 @@ def test_the_offline_heuristic_passes_its_check_and_prints_its_accuracy(ida_tui_
     done = ida_tui_here("judge", "check", "offline")
     assert done.code == 0, done.out
     assert "on 120 held-out labeled answers" in done.out
+    for row in ("English", "German", "Chinese", "Arabic", "Llama 2", "Mistral 7B"):
+        assert re.search(rf"^{row} +\d+ +\d+\.\d% +\(\d+\.\d% to \d+\.\d%\)", done.out, re.M), row
+    assert "not measured in other languages" in done.out
 
 
 def test_injections_do_not_score_above_the_honest_baseline_offline() -> None:
@@ -251,6 +279,19 @@ def test_the_offline_heuristic_agrees_with_people_about_refusals_in_held_out_ans
     assert len(answers) >= 200
     assert {answer.kind for answer in answers} == {"harmless", "unsafe"}
     assert measure_accuracy(held_out=True).share >= 0.92
+
+
+def test_every_language_with_classes_was_measured() -> None:
+    held_out = load_answers_by_language(held_out=True)
+    assert {"en", *held_out} == set(MEASURED_LANGUAGES) == set(LANGUAGE_NAMES)
+    assert all(len(answers) >= 10 for answers in held_out.values())
+
+
+def test_compliance_is_told_from_refusal_in_nine_of_ten_held_out_answers() -> None:
+    english, *others = measure_by_language()
+    assert english.interval.value >= 0.95
+    right = sum(group.interval.value * group.answers for group in others)
+    assert right >= 0.85 * sum(group.answers for group in others)
 
 
 # --- the rubric ---------------------------------------------------------------------

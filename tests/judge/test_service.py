@@ -384,4 +384,4 @@ def test_the_offline_judge_scores_no_other_language(prompt: str, completion: str
         verdict = scoring.submit(JudgeRequest("p", prompt, "harmless", completion)).result(30)
     assert verdict.reward is None
     assert verdict.failure is not None
-    assert "knows only English" in verdict.failure
+    assert "scores only English" in verdict.failure

@@ -153,6 +153,17 @@ def test_the_pane_shows_the_setting_that_would_shorten_the_wait_most() -> None:
         drive(scenario, size=size)
 
 
+def test_the_maximized_pane_has_the_condition_of_the_setting() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show_source(app, pilot, ScriptedSource("live", *slow_run()))
+        await pilot.press("J")
+        shown = " ".join(text_on_screen(app).replace("┃", " ").split())
+        assert "waiting: the trainer waited 18 s for the judge in the last 3 steps" in shown
+        assert "if its server answers 8 calls at a time as fast" in shown
+
+    drive(scenario, size=WIDE)
+
+
 def test_the_end_of_a_run_says_what_would_have_helped() -> None:
     state = state_of(traffic(4, lambda row, open_calls: 0.5))
     lines = summary_lines(state, run_ended("done", "Training complete"))

@@ -119,4 +119,10 @@ def _judge_config(arguments: list[str]) -> Config:
         )
     name = names[0] if names else DEFAULT_JUDGE
     overrides = [argument for argument in arguments if "=" in argument]
-    return resolve("quickstart", [f"judge={name}", *overrides], uses=("judge",)).config
+    config = resolve("quickstart", [f"judge={name}", *overrides], uses=("judge",)).config
+    if not config.rubric.judged_axes:
+        raise UsageError(
+            f"functions compute all scores of the rubric {config.rubric.name}, so there is no judge to check",
+            f"check the functions instead: ida-tui reward check PROFILE rubric={config.rubric.name}",
+        )
+    return config

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ida_tui.util.finding import Finding, Severity
+from ida_tui.util.finding import MARKS, Finding, Severity
 
-MARKS: dict[Severity, str] = {"good": "✓", "note": "!", "error": "✗"}
 JSON_VERDICTS: dict[Severity, str] = {"good": "good", "note": "note", "error": "bad"}
 
 

@@ -32,7 +32,7 @@ REPORTED_PACKAGES = (
     "trl",
     "peft",
     "accelerate",
-    "httpx2",
+    "openai",
     "textual",
     "psutil",
 )

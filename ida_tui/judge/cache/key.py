@@ -14,6 +14,7 @@ from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.config.scoring.reward_files import file_digests
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
+from ida_tui.judge.backends.offline.heuristic import HEURISTIC_VERSION
 from ida_tui.judge.backends.openai import group, prompt
 from ida_tui.judge.verdict import JudgeRequest
 from ida_tui.util.text import strip_credentials
@@ -79,7 +80,8 @@ def scoring_parts(
         return {"judge": "", **parts}
     if config.kind == "offline":
         corpus = _digest_items(texts_of(prompts.rows()))
-        return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
+        version = {"corpus": corpus, "heuristic": HEURISTIC_VERSION}
+        return {"judge": OFFLINE_JUDGE, **parts, **version}
     if config.kind == "plugin":
         inputs = _plugin_inputs(config, rubric, plugin_version)
         judge = f"{config.model} (plugin) {plugin_version or ''}".rstrip()

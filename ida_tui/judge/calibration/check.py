@@ -133,16 +133,21 @@ class JudgeCheckReport:
         return replace(quality, position=effect, orders=len(differences), compared="answer")
 
     @property
+    def has_verdicts(self) -> bool:
+        """Whether the judge gave any; an empty answer is scored without it."""
+        return any(anchor.all_verdicts is not None for anchor in self.anchors)
+
+    @property
     def jitter(self) -> float | None:
         """Mean over the anchors of R_IDA's standard deviation; None with one verdict per anchor."""
         return mean_of_known(s.spread for s in self.anchors if s.anchor.answer)
 
     @property
-    def tie_share(self) -> float:
-        """Share of pairs of different anchors with exactly the same R_IDA in their first verdict."""
+    def tie_share(self) -> float | None:
+        """Share of pairs of different anchors with equal R_IDA in their first verdict; None without pairs."""
         first_rewards = [s.verdicts[0].reward for s in self.anchors if s.anchor.answer]
         pairs = list(itertools.combinations([r for r in first_rewards if r is not None], 2))
-        return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
+        return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
 
     @property
     def length_correlation(self) -> float | None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from ida_tui.judge.calibration.check import JudgeCheckReport
 from ida_tui.judge.calibration.gold_text import gold_lines
-from ida_tui.judge.calibration.labeled import measure_accuracy
+from ida_tui.judge.calibration.labeled import (
+    GroupAccuracy,
+    load_measured_families,
+    measure_accuracy,
+    measure_by_language,
+)
+from ida_tui.util.finding import MARKS
 from ida_tui.util.format import format_cost, format_number, format_signed
 
+TABLE_WIDTH = 100
+"""Width of the text below a table, in columns."""
 _SHOWN_FIGURES = {"repeats": "agreement", "position": "position"}
 """Figures of the verdicts' quality that this report adds to its own; name and label."""
-_MARKS = {"good": "✓", "note": "!", "error": "✗"}
 
 
 def render_report(
@@ -32,7 +40,7 @@ def render_report(
         tokens: calls and tokens of both modes, in words; empty in absolute mode.
     """
     yield from (f"! {warning}" for warning in warnings)
-    if output_format:
+    if output_format and report.has_verdicts:
         yield f"✓ output: {output_format}"
     yield from _report_lines(report)
     if tokens:
@@ -76,7 +84,7 @@ def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{_MARKS[finding.severity]} {finding.text}"
+        yield f"{MARKS[finding.severity]} {finding.text}"
     yield ""
     yield from _metric_lines(report)
 
@@ -91,7 +99,8 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
     for figure in report.quality.figures():
         if figure.name in _SHOWN_FIGURES:
             yield f"{_SHOWN_FIGURES[figure.name]:<13} {figure.text}"
-    yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
+    if report.tie_share is not None:
+        yield f"ties          {report.tie_share:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
         correlation = format_signed(report.length_correlation, 2)
         yield f"length        r = {correlation} between an answer's length and {report.reward}"
@@ -104,7 +113,7 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
 
 
 def _accuracy_lines() -> Iterator[str]:
-    """The accuracy of the refusal classifier on hand-labeled answers."""
+    """The accuracy of the refusal classifier on hand-labeled answers, by language and model family."""
     for held_out, name in ((True, "held-out"), (False, "tuning-set")):
         measured = measure_accuracy(held_out=held_out)
         interval = measured.interval
@@ -112,6 +121,22 @@ def _accuracy_lines() -> Iterator[str]:
             f"accuracy      {measured.share:.1%} on {measured.total} {name} labeled answers "
             f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
         )
+    source, families = load_measured_families()
+    yield ""
+    yield from group_lines("language, held-out answers", measure_by_language())
+    yield "not measured in other languages: their answers have no class, and no figure counts them"
+    yield ""
+    yield from group_lines("model family", families)
+    yield from wrap(f"measured once on {source}", TABLE_WIDTH)
+
+
+def group_lines(title: str, groups: Sequence[GroupAccuracy]) -> Iterator[str]:
+    """A table: one line for each language or model family."""
+    yield f"{title:<29} {'answers':>7}  {'tells compliance from refusal':<31} {'right class':>11}"
+    for group in groups:
+        low, high = group.interval.low, group.interval.high
+        right = f"{group.interval.value:6.1%}  ({low:.1%} to {high:.1%})"
+        yield f"{group.name:<29} {group.answers:>7}  {right:<31} {group.exact:>11.1%}"
 
 
 def _truncate(text: str) -> str:

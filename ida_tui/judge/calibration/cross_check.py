@@ -61,7 +61,7 @@ class CrossCheckFigures:
     """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or
     does not know the axes."""
     unclassified: int = 0
-    """Completions without a refusal class, because they are not in English."""
+    """Completions without a refusal class, because of their language."""
 
 
 class CrossChecker:

@@ -105,11 +105,6 @@ def load_gold_of(config: Config) -> GoldSet | None:
     rubric = config.rubric
     if config.judge.gold is None:
         return None
-    if not rubric.judged_axes:
-        raise UsageError(
-            "functions compute all scores of this rubric, so there is no judge to check",
-            "check the functions instead: ida-tui reward check PROFILE",
-        )
     gold = load_gold(expand_home(config.judge.gold), tuple(rubric.judged_axes))
     rows: list[GoldMark | GoldPair] = [*gold.marks, *gold.pairs]
     about_reward = [row for row in rows if row.axis == OVERALL]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ida_tui.events.judge_quality import percent_interval
 from ida_tui.util.finding import Finding
 from ida_tui.util.format import format_count, format_percent
 from ida_tui.util.intervals import Interval
@@ -149,17 +150,12 @@ class GoldReport:
 
 
 def _finding(axis: str, what: str, interval: Interval) -> Finding:
-    text = f"{axis}: {what} in {format_percent(interval.value)} ({interval_text(interval)})"
+    text = f"{axis}: {what} in {format_percent(interval.value)} ({percent_interval(interval)})"
     if interval.value < GOOD_ACCURACY:
         return Finding("error", "gold", text)
     if interval.low <= CHANCE:
         return Finding("note", "gold", f"{text}: too few to tell it from guessing")
     return Finding("good", "gold", text)
-
-
-def interval_text(interval: Interval) -> str:
-    """An interval of a share in words."""
-    return f"95% interval {format_percent(interval.low)} to {format_percent(interval.high)}"
 
 
 def _interval_json(interval: Interval | None) -> dict[str, float] | None:

@@ -134,7 +134,7 @@ class EvaluatedAnswer:
     text: str
     tokens: int
     refusal: Literal["full_compliance", "partial_refusal", "full_refusal"] | None
-    """The class of the answer; null if it is not in English."""
+    """The class of the answer; null in a language without classes."""
     scores: Scores
     """The score on each axis; empty if the verdict failed."""
     reward: float | None

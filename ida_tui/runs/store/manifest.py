@@ -22,7 +22,7 @@ from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.safe_files import write_text
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "httpx2", "textual")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual")
 
 
 def write(

@@ -212,6 +212,14 @@ def test_the_worst_disagreements_are_listed_with_the_judges_reasons(tmp_path: Pa
     assert "better than another answer; the judge: 2.0, the other 6.0" in text
 
 
+def test_a_share_of_several_prompts_is_called_the_mean_of_theirs(tmp_path: Path) -> None:
+    rows = [row("a", 9, align=9), row("a", 4, align=4.5), row("b", 2, align=8)]
+    text = "\n".join(gold_lines(check(tmp_path, rows)))
+    assert "each share is the mean of the prompts' shares" in text
+    assert "within a point  50% (3 scores," in text
+    assert "the judge's are 2.2 points lower on average" in text
+
+
 # --- kinds of judges --------------------------------------------------------------------------
 
 SEVERAL: Rows = [

@@ -349,10 +349,13 @@ def test_a_first_reply_that_fails_by_chance_is_requested_again_for_every_complet
     assert outcome.warnings == []
 
 
-def test_judge_check_names_the_thought_and_the_remedies_once(ida_tui: Any) -> None:
+def test_judge_check_names_the_thought_and_the_remedies_that_the_profile_lacks_once(
+    ida_tui: Any,
+) -> None:
     reply = Raw(chat(None, "length", reasoning_content=THOUGHT))
     with ScriptedJudge(rule=lambda body: reply) as judge:
         done = ida_tui("judge", "check", "vllm", *judge.overrides, "--samples", "2")
     assert done.code == 1, done.err
-    assert done.out.count("judge.extra_body.chat_template_kwargs") == 1
+    assert done.out.count("judge.reasoning_effort=none") == 1
+    assert "chat_template_kwargs" not in done.out
     assert "2 of 20 verdicts have scores (the thought used up max_tokens=300: raise it" in done.out

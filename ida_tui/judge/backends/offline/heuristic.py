@@ -10,6 +10,9 @@ the prompt's known kind and a few word counts:
 
 Text addressed to the judge ("give me 10/10") is removed before anything is counted.
 
+It scores English only: stems and function words are English. The refusal classifier knows more
+languages.
+
 The heuristic measures form, not truth, and does not replace a judge: always label its scores "offline
 heuristic".
 """
@@ -30,7 +33,9 @@ from ida_tui.util.language import may_be_english
 from ida_tui.util.text import SPACELESS_LETTER
 from ida_tui.util.thoughts import answer_of
 
-UNKNOWN_LANGUAGE_FAILURE = "the offline heuristic knows only English: choose another judge"
+HEURISTIC_VERSION = "2"
+"""Scores of two versions are not comparable. A run's scoring names it."""
+UNKNOWN_LANGUAGE_FAILURE = "the offline heuristic scores only English: choose another judge"
 """Why it scores no completion in another language."""
 MIN_WORDS = 3  # the share of function words says nothing about a shorter completion
 MAX_WORDS = 250  # words beyond this count earn nothing

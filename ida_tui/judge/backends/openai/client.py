@@ -446,7 +446,7 @@ class JudgeClient:
         if reply.declined:
             return await self._retry_reworded(parsed.text, state)
         if parsed.kind == "thought" and reply.truncated:
-            self._warn_once("thought", thought_notice(self._config.model, self._config.max_tokens))
+            self._warn_once("thought", thought_notice(self._config))
             return parsed.text  # the same request would have the same thought
         if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.

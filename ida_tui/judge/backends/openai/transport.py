@@ -207,8 +207,10 @@ class Transport:
 
     @property
     def _place(self) -> str:
-        """The host, and the proxy on the way to it."""
-        return f"{self.host} through the proxy {self._proxy.label}" if self._proxy else self.host
+        """The host, with its port where the address has one, and the proxy on the way to it."""
+        port = urlsplit(self._base_url).port
+        place = f"{self.host}:{port}" if port else self.host
+        return f"{place} through the proxy {self._proxy.label}" if self._proxy else place
 
     def _connection_fault(self, error: Exception) -> RequestFault:
         """The fault of a call without a usable reply."""

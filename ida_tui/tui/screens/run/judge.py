@@ -95,7 +95,10 @@ class JudgePane(Pane):
             if last.spread:
                 spread = ", ".join(f"{axis} {value:.1f}" for axis, value in last.spread.items())
                 rows.append(Content(f"mean spread {spread}"))
-        rows += _quality_rows(figures, width, self.available_size[1] - len(rows))
+        sentences = [(f"{figure.name}: {figure.text}", _advice(figure)) for figure in figures]
+        if self._wait is not None:
+            sentences.insert(0, (f"waiting: {self._wait.text}", ""))
+        rows += _sentence_rows(sentences, width, self.available_size[1] - len(rows))
         return join_lines(*rows)
 
     def _wait_hint(self, state: RunState) -> Content | None:
@@ -158,20 +161,23 @@ def _quality_summary(figures: Sequence[QualityFigure], width: int) -> list[Conte
     return [Content(" · ").join(parts)] if parts else []
 
 
-def _quality_rows(figures: Sequence[QualityFigure], width: int, height: int) -> list[Content]:
-    """Each figure in a sentence, and below it what is wrong and what to do.
+def _advice(figure: QualityFigure) -> str:
+    """What is wrong and what to do; empty if nothing is wrong."""
+    return f"! {figure.problem}: {figure.remedy}" if figure.problem else ""
+
+
+def _sentence_rows(sentences: Sequence[tuple[str, str]], width: int, height: int) -> list[Content]:
+    """Sentences, each with its advice below it.
 
     Args:
-        figures: the figures.
+        sentences: sentence and advice; the advice may be empty.
         width: columns of a line.
-        height: free rows; if there are enough, an empty row is above each figure.
+        height: free rows; if there are enough, an empty row is above each sentence.
     """
     blocks: list[list[Content]] = []
-    for figure in figures:
-        lines = textwrap.wrap(f"{figure.name}: {figure.text}", max(20, width))
-        block = list(map(Content, lines))
-        if figure.problem:
-            advice = f"! {figure.problem}: {figure.remedy}"
+    for sentence, advice in sentences:
+        block = list(map(Content, textwrap.wrap(sentence, max(20, width))))
+        if advice:
             lines = textwrap.wrap(advice, max(20, width), subsequent_indent="  ")
             block += [Content.assemble((line, "$text-warning")) for line in lines]
         blocks.append(block)
