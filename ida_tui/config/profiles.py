@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
-from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, merge, read_yaml
+from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, merge, read_yaml, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.text import quoted
@@ -175,8 +175,26 @@ def load_profile(
         name, origin, key = parent.value, parent.origin, "extends"
     merged = chain.pop()
     while chain:
-        merged = merge(merged, chain.pop(), SECTIONS)
+        merged = extend(kind, merged, chain.pop())
     return load_panel(merged) if kind == "judges" else merged
+
+
+def extend(kind: ProfileKind, base: Node, top: Node) -> Node:
+    """A profile overridden by `top`.
+
+    A judge with another model or server has no price and no date of the old one. A free one stays free with
+    another model on the same server.
+    """
+    old, new = to_plain(base), to_plain(top)
+    if kind == "judges" and isinstance(old, dict) and isinstance(new, dict):
+        changed = {key for key in ("model", "base_url") if key in new and new[key] != old.get(key)}
+        price = old.get("price")
+        is_free = isinstance(price, dict) and not any(price.values())
+        stale = {"shutdown_date", *(() if is_free and changed == {"model"} else ("price",))}
+        if changed and isinstance(base.value, dict):
+            kept = {key: child for key, child in base.value.items() if key not in stale}
+            base = Node(kept, base.origin)
+    return merge(base, top, SECTIONS)
 
 
 def load_panel(judge: Node, key: str = "panel") -> Node:
@@ -201,7 +219,7 @@ def load_panel(judge: Node, key: str = "panel") -> Node:
         if name is not None and isinstance(name.value, str):
             _refuse_nested_panel(name, place)
             base = load_profile("judges", name.value, name.origin, place)
-            member = merge(base, Node(values, member.origin), SECTIONS) if values else base
+            member = extend("judges", base, Node(values, member.origin)) if values else base
         members.append(member)
     entries = {"kind": Node("panel", panel.origin), **judge.value}
     return Node({**entries, "panel": Node(members, panel.origin)}, judge.origin)

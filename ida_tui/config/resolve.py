@@ -24,7 +24,7 @@ from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.models.source import missing_folder, names_model_file
 from ida_tui.config.panel import stale_judge_facts, with_panel, without_stale_member_facts
-from ida_tui.config.profiles import SECTIONS, ProfileKind
+from ida_tui.config.profiles import SECTIONS, ProfileKind, extend
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.scoring.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.templates.override import with_template_text
@@ -326,7 +326,7 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
                 values = {"name": _source_name(values["source"]), **values}
             if section == "rubric" and _has_other_axes(base, values):
                 base = Node({}, base.origin)
-            entries[section] = merge(base, Node(values, node.origin), SECTIONS)
+            entries[section] = extend(kind, base, Node(values, node.origin))
     return Node(entries, root.origin)
 
 

@@ -336,7 +336,8 @@ class VerdictCoverage:
             )
         raise JudgeUnavailable(
             f"{failed} of {total} verdicts failed {limit}",
-            "test the judge with ida-tui judge check, or raise judge.max_unscored",
+            "test the judge with ida-tui judge check"
+            + (", or raise judge.max_unscored" if failed < total else ""),
         )
 
 

@@ -18,6 +18,8 @@ UNTRUSTED_CERTIFICATE = "untrusted_certificate"
 """`RequestFault.code` of a server whose TLS certificate is not trusted."""
 REFUSED_FIELD = "refused_field"
 """`RequestFault.code` of a server that refuses a field of `judge.extra_body`."""
+BLOCKED = "blocked"
+"""`RequestFault.code` of a request that was turned away on its way to the server."""
 OFFLINE_HINT = "or set judge=offline, which needs no key"
 
 NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -110,6 +112,12 @@ def unavailable_error(
             "write the address of the proxy with user and password in the variable that names it, such as "
             f"HTTPS_PROXY=http://user:password@proxy.example:8080{server_message}",
         )
+    if fault.code == BLOCKED:
+        return JudgeUnavailable(
+            f"the request was turned away on its way to the judge {model} at {host}",
+            "a firewall, a protection against robots, or a login page answered in place of the judge: check "
+            f"judge.base_url, and whether a browser must log in first\n{OFFLINE_HINT}{server_message}",
+        )
     if key_name:
         set_key = f"export {key_name}=sk-..., or add {key_name}=sk-... to .env\n{OFFLINE_HINT}"
     else:
@@ -130,7 +138,8 @@ def unavailable_error(
         )
     if fault.status == 403:
         return JudgeUnavailable(
-            f"this API key has no access to the judge {model}",
+            f"{'this API key has' if key_name else 'a request without an API key has'} no access to "
+            f"the judge {model}",
             f"use a key with access: {set_key}{server_message}",
         )
     problem = "rejected the API key" if key_name else "requires an API key"

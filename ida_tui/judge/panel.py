@@ -19,6 +19,7 @@ from typing import TypeVar
 from ida_tui.config.schema import JudgeConfig, JudgeKey, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
+from ida_tui.judge.api_key import judge_secrets
 from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.scorer import JudgeScorer, JudgeServiceOptions, Scorer
@@ -57,7 +58,16 @@ def build_scorer(
             "give no key: each judge's key is read from the variable that its api_key_env names",
         )
     scorers = [
-        JudgeScorer(member, rubric, prompts, key=own_key, budget=budget, options=options, warn=warn)
+        JudgeScorer(
+            member,
+            rubric,
+            prompts,
+            key=own_key,
+            budget=budget,
+            options=options,
+            warn=warn,
+            other_secrets=judge_secrets(config, keys) if len(members) > 1 else (),
+        )
         for member, own_key in zip(members, keys, strict=True)
     ]
     if config.kind != "panel":

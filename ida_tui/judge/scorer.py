@@ -118,6 +118,7 @@ class JudgeScorer:
         budget: the budget that its calls share.
         options: optional settings.
         warn: receives warnings for the user.
+        other_secrets: those of other judges of a panel, which this judge's server may know.
 
     Raises:
         IdaError: the judge plugin cannot be used.
@@ -134,6 +135,7 @@ class JudgeScorer:
         budget: Budget,
         options: JudgeServiceOptions,
         warn: Callable[[str], None],
+        other_secrets: Sequence[str | None] = (),
     ) -> None:
         self._plugin = _load_plugin(config, rubric, options.should_stop)
         self.label = _judge_label(config) if self._plugin is None else self._plugin.label
@@ -142,6 +144,7 @@ class JudgeScorer:
         self._config = config
         self._rubric = rubric
         self._key = key
+        self._other_secrets = other_secrets
         self._cache_dir = options.cache_dir
         self._budget = budget
         self._on_event = options.on_event
@@ -155,6 +158,8 @@ class JudgeScorer:
         self._cache_status = ""
         self._client: JudgeClient | None = None
         self._served_model: str | None = None
+        self._served_models: set[str | None] = set()
+        """Those that the server has reported; one that alternates between them is a warning once."""
         self._limiter = Limiter(config.concurrency)
         self._today = options.today or date.today()
         retirement = retirement_warning(config, self._today)
@@ -361,6 +366,7 @@ class JudgeScorer:
                 self._config,
                 self._rubric,
                 self._key,
+                other_secrets=self._other_secrets,
                 store=self._cache,
                 limiter=self._limiter,
                 budget=self._budget,
@@ -380,9 +386,8 @@ class JudgeScorer:
             if models.kind == "fatal" and models.status in (401, 403, None):
                 raise client.unavailable_error(models)
             if models.status is None and models.kind == "transient":
-                self._warn(
-                    f"the judge {self.label}: {models.text}; check that its server is running"
-                )
+                remedy = "" if "check that" in models.text else "; check that its server is running"
+                self._warn(f"the judge {self.label}: {models.text}{remedy}")
             return models
         listed = next((model for model in models if model.id == self._config.model), None)
         if listed is not None and listed.shutdown_date and not self._config.shutdown_date:
@@ -397,11 +402,12 @@ class JudgeScorer:
         served = verdict.served_model
         if not served or served == self._served_model:
             return
-        if self._served_model:
+        if self._served_model and served not in self._served_models:
             self._warn(
                 f"the judge's server changed its model from {self._served_model} to {served}; "
                 "scores before and after are not comparable"
             )
+        self._served_models |= {served, self._served_model}
         self._served_model = served
         if self._cache is not None:
             self._cache.save_served_model(endpoint_key(self._config), served)

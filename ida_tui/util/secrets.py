@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from urllib.parse import quote
 
 MIN_SECRET_LENGTH = 8
@@ -15,7 +17,17 @@ MIN_SECRET_LENGTH = 8
 _PART_LENGTH = 6
 """Shortest part of a secret that is removed from what a server says."""
 _WORD_LENGTH = 10
-"""The same for a part that has only lower-case letters, as ordinary words do."""
+"""The same for a part that has only letters of one case, as ordinary words do."""
+_MIN_SHORT_SECRET = 4
+"""Shortest secret that is removed as a whole, in characters."""
+_ESCAPE = re.compile(
+    r"\\u([0-9A-Fa-f]{4})|%([0-9A-Fa-f]{2})|\\([^\w\s])|(&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|\w{1,31});)"
+)
+"""Escapes of JSON, of addresses and of web pages."""
+_MAX_ESCAPES = 3
+"""How often a text is unescaped: a verdict is JSON inside of JSON."""
+_TO_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""Keeps the length of every text, which `str.lower` does not."""
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(
@@ -68,32 +80,40 @@ def secret_forms(secret: str) -> Iterator[str]:
 
 
 class SecretFilter:
-    """Removes secrets from the texts of a server, also if it repeats only a part of one.
+    """Removes secrets from the texts of a server, whatever their capitals and escapes, and parts of them.
 
     Args:
-        secrets: the secrets that it got; those shorter than `MIN_SECRET_LENGTH` are kept.
+        secrets: the secrets that it got. One that is shorter than `MIN_SECRET_LENGTH` is removed as a whole,
+            unless it may be an ordinary word, such as the `none` of a server that needs no key.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = [secret for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
-        self._forms = sorted({form for s in known for form in secret_forms(s)}, key=len)[::-1]
-        self._parts = {
-            size: {s[i : i + size] for s in known for i in range(len(s) - size + 1)}
-            for size in (_PART_LENGTH, _WORD_LENGTH)
-        }
+        known = [secret for secret in secrets if secret]
+        long = [secret for secret in known if len(secret) >= MIN_SECRET_LENGTH]
+        short = [secret for secret in known if secret not in long and _is_short_secret(secret)]
+        self._encoded = {form for secret in (*long, *short) for form in _encoded_forms(secret)}
+        whole = [re.escape(secret) for secret in long]
+        whole += [rf"(?<!\w){re.escape(secret)}(?!\w)" for secret in short]
+        self._whole = [re.compile(pattern, re.IGNORECASE) for pattern in whole]
+        self._parts = {part for secret in long for part in _windows(secret, _PART_LENGTH)}
+        self._folded_parts = {part.lower() for part in self._parts}
+        self._words = {part.lower() for secret in long for part in _windows(secret, _WORD_LENGTH)}
 
     def remove(self, text: str) -> str:
         """The text with `[key]` in place of every secret and of every part of one."""
-        for form in self._forms:
-            text = text.replace(form, "[key]")
-        hidden = [False] * len(text)
-        for size, parts in self._parts.items():
-            for start in range(len(text) - size + 1 if parts else 0):
-                part = text[start : start + size]
-                if part in parts and (
-                    size == _WORD_LENGTH or not part.islower() or not part.isalpha()
-                ):
-                    hidden[start : start + size] = [True] * size
+        if not self._whole:
+            return text
+        hidden = bytearray(len(text))
+        for form in self._encoded:
+            for match in re.finditer(re.escape(form), text):
+                hidden[match.start() : match.end()] = b"\1" * len(match[0])
+        readings: list[tuple[str, Sequence[int]]] = [(text, range(len(text) + 1))]
+        while len(readings) <= _MAX_ESCAPES and _ESCAPE.search(readings[-1][0]):
+            readings.append(_unescape(*readings[-1]))
+        for reading, places in readings:
+            for start, end in self._found(reading):
+                first, last = places[start], places[end]
+                hidden[first:last] = b"\1" * (last - first)
         if not any(hidden):
             return text
         shown = []
@@ -103,6 +123,69 @@ class SecretFilter:
             elif not position or not hidden[position - 1]:
                 shown.append("[key]")
         return "".join(shown)
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Start and end of each secret, and of each part of one, in a text."""
+        for pattern in self._whole:
+            yield from (match.span() for match in pattern.finditer(text))
+        folded = text.translate(_TO_LOWER)
+        for start in range(len(text) - _PART_LENGTH + 1 if self._folded_parts else 0):
+            end = start + _PART_LENGTH
+            if folded[start:end] not in self._folded_parts:
+                continue
+            part = text[start:end]
+            if not part.isalpha() or (part in self._parts and not part.islower()):
+                yield start, end
+            if folded[start : start + _WORD_LENGTH] in self._words:
+                yield start, start + _WORD_LENGTH
+
+
+def _is_short_secret(secret: str) -> bool:
+    """Whether a short text is a secret rather than a word."""
+    return len(secret) >= _MIN_SHORT_SECRET and not secret.isalpha() and not secret.isdigit()
+
+
+def _windows(text: str, size: int) -> Iterator[str]:
+    """All parts of a text that have this length."""
+    return (text[start : start + size] for start in range(len(text) - size + 1))
+
+
+def _encoded_forms(secret: str) -> Iterator[str]:
+    """A secret in hexadecimal digits, and as a part of any text in base64."""
+    data = secret.encode()
+    yield data.hex()
+    yield data.hex().upper()
+    for offset in range(3):  # a group of base64 has three bytes
+        size = len(data) + offset
+        start, end = (
+            -(-offset * 8 // 6),
+            size * 8 // 6,
+        )  # without digits that have bits of other bytes
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(b"\0" * offset + data).decode()[start:end]
+
+
+def _unescape(text: str, places: Sequence[int]) -> tuple[str, Sequence[int]]:
+    """A text with its escapes replaced by what they stand for, and the place of each of its characters.
+
+    Args:
+        text: the text.
+        places: the place of each of its characters in the original text, and its end.
+    """
+    characters: list[str] = []
+    starts: list[int] = []
+    position = 0
+    for match in _ESCAPE.finditer(text):
+        characters += text[position : match.start()]
+        starts += places[position : match.start()]
+        digits, other, entity = match.group(1) or match.group(2), match.group(3), match.group(4)
+        character = chr(int(digits, 16)) if digits else other or html.unescape(entity)
+        characters.append(character if len(character) == 1 else " ")
+        starts.append(places[match.start()])
+        position = match.end()
+    characters += text[position:]
+    starts += places[position:]
+    return "".join(characters), starts
 
 
 def _is_harmless(value: str) -> bool:

@@ -74,6 +74,29 @@ def test_another_model_of_a_judge_in_a_panel_loses_the_price_of_the_old_one() ->
 
 
 @pytest.mark.parametrize(
+    "changes",
+    ["model: gpt-6-luna", "base_url: https://gateway.example/v1"],
+)
+def test_a_judge_in_a_file_that_changes_the_model_has_not_the_price_of_the_old_one(
+    changes: str,
+) -> None:
+    Path("mine.yaml").write_text(f"extends: gpt-4o-mini\n{changes}\n")
+    Path("panel.yaml").write_text(
+        f"kind: panel\npanel:\n- {{extends: gpt-4o-mini, {changes}}}\n- gpt-4o-mini\n"
+    )
+    Path("inline.yaml").write_text(
+        f"extends: quickstart\njudge: {{extends: gpt-4o-mini, {changes}}}\n"
+    )
+    mine = resolve("quickstart", ["judge=mine.yaml"]).config.judge
+    first, second = resolve("quickstart", ["judge=panel.yaml"]).config.judge.members
+    inline = resolve("inline.yaml").config.judge
+
+    assert (mine.price, first.price, inline.price) == (None, None, None)
+    assert (mine.shutdown_date, second.shutdown_date) == (None, "2027-01-14")
+    assert second.price is not None
+
+
+@pytest.mark.parametrize(
     ("overrides", "is_free"),
     [
         (["judge=ollama", "judge.model=qwen3:8b"], True),

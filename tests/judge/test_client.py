@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -284,11 +285,14 @@ def test_a_wait_longer_than_the_configured_limit_ends_the_judging() -> None:
     assert "judge.max_wait_s (now 600 s)" in caught.value.hint
 
 
-def test_an_unreachable_server_is_a_failure_that_names_its_host() -> None:
+def test_an_unreachable_server_is_a_failure_that_names_its_host_and_port() -> None:
     with ScriptedJudge() as judge:
         pass
     [verdict] = request_verdicts(judge, max_retries=1)
-    assert verdict.failure == "could not connect to 127.0.0.1"
+    place = f"127.0.0.1:{urlsplit(judge.base_url).port}"
+    assert verdict.failure.startswith(
+        f"could not connect to {place}: check that a server runs at http"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ida_tui.judge.backends.openai.client import JudgeClient
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.verdict import Verdict
 from tests.judge.test_client import KEY, RUBRIC, judge_config, make_request
-from tests.support.judge_server import Behavior, Raw, ScriptedJudge
+from tests.support.judge_server import Behavior, Raw, ScriptedJudge, Status
 from tests.support.scores import ida_scores
 
 GOOD = {"align": 7.5, "risk": 9, "detail": 6, "reason": "ok"}
@@ -143,7 +143,25 @@ SCORED: dict[str, str] = {
     "error null": body(choices=[{"message": {"content": VERDICT}}], error=None),
 }
 
+SCORED |= {
+    "comments in front": f": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n{chat(VERDICT)}",
+    "list by axis": chat(json.dumps([{"axis": a, "score": s} for a, s in SCORES.items()])),
+    "zeros behind": f"{chat(VERDICT)}\n\0\0",
+    "stream that begins with a filter's results": (
+        'data: {"choices": [], "prompt_filter_results": []}\n\n' + chunks({"content": VERDICT})
+    ),
+    "wrapped by a gateway": body(code=200, msg="ok", data=json.loads(chat(VERDICT))),
+    "Anthropic's own API": body(
+        type="message", content=[{"type": "text", "text": VERDICT}], stop_reason="end_turn"
+    ),
+    "error without anything in it": body(**json.loads(chat(VERDICT)), error={"code": 0}),
+}
 FAILED: dict[str, tuple[str, str]] = {
+    "overloaded in words": (
+        body(error="model is overloaded"),
+        "the server reports an error: model is overloaded; try again later",
+    ),
+    "recitation": (chat(None, "RECITATION"), "declined"),
     "thought up to the limit": (
         chat(None, "length", reasoning_content=THOUGHT),
         "the thought used up max_tokens=300: raise it, or turn thinking off",
@@ -272,6 +290,33 @@ def test_an_error_that_needs_a_person_ends_the_judging_with_status_200_too(
 ) -> None:
     with pytest.raises(JudgeUnavailable, match=title):
         judge_all(lambda body: Raw(reply))
+
+
+def test_a_refused_system_role_with_status_200_is_left_out() -> None:
+    def serve(request: Mapping[str, Any]) -> Raw:
+        has_system = any(message["role"] == "system" for message in request["messages"])
+        return Raw(body(error="System role not supported") if has_system else chat(VERDICT))
+
+    outcome = judge_all(serve)
+    assert [v.scores for v in outcome.verdicts] == [SCORES] * 4
+    assert outcome.calls == 5
+
+
+def test_a_server_that_always_fails_costs_two_more_calls() -> None:
+    outcome = judge_all(lambda body: Status(500, "llama runner process has terminated"))
+    assert {v.failure for v in outcome.verdicts} == {
+        "HTTP 500: llama runner process has terminated"
+    }
+    assert outcome.calls == len(COMPLETIONS) + 2
+
+
+def test_a_server_that_fails_on_a_system_role_without_a_word_is_asked_without_it() -> None:
+    def serve(request: Mapping[str, Any]) -> Behavior:
+        has_system = any(message["role"] == "system" for message in request["messages"])
+        return Status(500, "Internal Server Error") if has_system else Raw(chat(VERDICT))
+
+    outcome = judge_all(serve)
+    assert [v.scores for v in outcome.verdicts] == [SCORES] * 4
 
 
 def test_the_thought_is_named_once_with_the_remedies() -> None:

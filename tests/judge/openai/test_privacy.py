@@ -9,7 +9,7 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -193,6 +193,12 @@ def test_a_socks_proxy_without_its_support_is_one_error_that_names_the_variable(
     assert "ALL_PROXY names a SOCKS proxy" in checked.out
 
 
+def test_a_server_that_knows_the_key_of_another_judge_of_a_panel_shows_neither() -> None:
+    config = JudgeConfig(kind="openai", model="m", base_url="https://judge.example/v1")
+    transport = Transport(config, KEY, ["second.Key-5tR9+uu7Kx", None])
+    assert transport._secrets.remove(f"{KEY}; second.Key-5tR9+uu7Kx") == "[key]; [key]"
+
+
 def test_the_organization_of_the_environment_is_sent_to_openai_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -203,8 +209,56 @@ def test_the_organization_of_the_environment_is_sent_to_openai_alone(
         assert (headers.get("OpenAI-Organization") == ORGANIZATION) is sent
 
 
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "capitals": str.upper,
+    "address": lambda key: quote(key, safe="").lower(),
+    "address, every character": lambda key: "".join(f"%{ord(c):02X}" for c in key),
+    "address, twice": lambda key: quote(quote(key, safe=""), safe=""),
+    "JSON, every character": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
+    "JSON of PHP": lambda key: key.replace("/", "\\/"),
+    "web page": lambda key: "".join(f"&#{ord(c)};" for c in key),
+    "base64 of a login": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
+    "base64 for addresses": lambda key: base64.urlsafe_b64encode(key.encode()).decode(),
+    "hexadecimal digits": lambda key: key.encode().hex(),
+    "lines": lambda key: "\n".join(key[start : start + 9] for start in range(0, len(key), 9)),
+}
+
+
+def parts_of(text: str) -> set[str]:
+    """The parts of a text that are long enough to be removed, without punctuation."""
+    pieces = (text[start : start + 7] for start in range(len(text) - 6))
+    return {piece.lower() for piece in pieces if piece.isalnum()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("key", [KEY, "ab%41zQ-77%2Fyy.kkPq", "k\"e\\y'7&<x>Zq;9", "s3cRt7"])
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_no_form_of_a_secret_is_left_in_what_a_server_says(
+    form: str, key: str, nested: int
+) -> None:
+    said = f"the key {FORMS[form](key)} is bad"
+    for _ in range(nested):
+        said = json.dumps({"reason": said})
+    shown = SecretFilter([key]).remove(said)
+    assert "[key]" in shown
+    left = re.sub(r"\W", "", shown.replace("dXNlcjp", "").replace("[key]", " ")).lower()  # "user:"
+    assert not any(part in left for part in parts_of(FORMS[form](key)))
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "ollama", "12345"])
+def test_a_short_word_in_place_of_a_key_stays_in_texts(key: str) -> None:
+    assert SecretFilter([key]).remove(f"{key}: model not found") == f"{key}: model not found"
+
+
 @pytest.mark.parametrize(
-    "text", ["align: 7, risk: 9", "the project is planned", "tenant and plan_"]
+    "text",
+    [
+        "align: 7, risk: 9",
+        "the project is planned",
+        "tenant and plan_",
+        '\\u00e4 &amp; 100%25 "\\n"',
+    ],
 )
 def test_ordinary_words_are_not_taken_for_a_part_of_a_secret(text: str) -> None:
     assert SecretFilter([KEY, HEADER_SECRET, "correcthorsebattery"]).remove(text) == text

@@ -72,6 +72,7 @@ class JudgeClient:
         config: the judge profile.
         rubric: the rubric of the scores.
         key: the API key; None for a server that needs none.
+        other_secrets: those of other judges of a panel.
         store: stores the capabilities of the endpoint; None keeps them in memory.
         limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
         budget: the budget; None is unlimited.
@@ -90,6 +91,7 @@ class JudgeClient:
         rubric: RubricConfig,
         key: str | None,
         *,
+        other_secrets: Sequence[str | None] = (),
         store: CapabilityStore | None = None,
         limiter: Limiter | None = None,
         budget: Budget | None = None,
@@ -117,11 +119,10 @@ class JudgeClient:
         self._discovery = Discovery(
             self._stored_capabilities, schema_field=is_local(config.base_url), lead_s=lead_s
         )
-        self._warn = warn
         self._path_noted = False
         self._verified_formats: set[OutputFormat] = set()
         """Output formats that have produced a verdict."""
-        self._transport = Transport(config, key)
+        self._transport = Transport(config, key, other_secrets)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -372,9 +373,7 @@ class JudgeClient:
             case "refused":
                 if state.resends:
                     return None
-                if (
-                    fault.status is not None and fault.status >= 500
-                ):  # a defect of the server after all
+                if (fault.status or 0) >= 500:  # a defect of the server after all
                     return await self._handle_transient_fault(fault, state, started_at)
                 return self._refusal_text(fault)
             case "declined":
@@ -411,12 +410,17 @@ class JudgeClient:
             self._on_throttled(fault, 0.0, self._limiter.slots)
         if state.transient_retries >= self._config.max_retries:
             return fault.text
-        if fault.in_body and not await self._first_verdict.may_retry(state):
+        is_defect = (
+            fault.in_body or fault.status == 500
+        )  # others pass when a server starts or rests
+        if is_defect and not await self._first_verdict.may_retry(state):
             return fault.text
         if retry_after is None:
             backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.transient_retries)
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
         state.transient_retries += 1
+        if fault.status == 500 and state.transient_retries == 2:
+            self._discovery.try_bare()
         return None
 
     async def _retry_reworded(self, failure: str, state: RequestState) -> str | None:

@@ -71,6 +71,8 @@ class Discovery:
         """Everything that was refused, in turn, once nothing is left to try."""
         self._wish: Capabilities | None = None
         """What to try once after a request is accepted."""
+        self._tries_bare = False
+        """Whether the next request goes without everything that it can do without."""
         self._leader: Turn | None = None
         self._schema_field = schema_field
         self._lead_s = lead_s
@@ -85,6 +87,9 @@ class Discovery:
 
     def take_turn(self) -> Turn | None:
         """The turn of the next request; None if it has to wait again."""
+        if self._tries_bare:
+            self._tries_bare = False
+            return Turn(self.current.bare(), is_trial=True)
         if self._accepted:
             if self._wish is None:
                 return Turn(self.current)
@@ -151,6 +156,14 @@ class Discovery:
         if simpler is not None and self.current.output_format.rank <= used.output_format.rank:
             self.current = replace(self.current, output_format=simpler.output_format)
             self._wish = None
+
+    def try_bare(self) -> None:
+        """Send the next request bare, because a server fails that has accepted none and names no reason.
+
+        If that is accepted, one more request tries everything again: the server may just have started.
+        """
+        if not self._accepted and not self._refused:
+            self._tries_bare, self._wish = True, self.current
 
     def append_path(self) -> None:
         """Append /v1 to the address of all requests, because the server lists its models there."""

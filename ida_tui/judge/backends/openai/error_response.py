@@ -12,25 +12,47 @@ from html import unescape
 from urllib.parse import urlsplit
 
 from ida_tui.judge.backends.openai.refusal import read_refusal
-from ida_tui.judge.errors import NO_CREDIT_CODES, REFUSED_FIELD, RequestFault, redact
+from ida_tui.judge.errors import BLOCKED, NO_CREDIT_CODES, REFUSED_FIELD, RequestFault, redact
 from ida_tui.util.text import quoted
 
 MAX_WAIT_S = 1e9
 """Longest wait that is told apart, in seconds: 30 years."""
-_CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation"}
-_TOO_LONG_PATTERN = re.compile(
-    r"context[_ ](?:length|window|size)|too many tokens|prompt is too long|reduce the length",
+_CONTENT_FILTER_CODES = {
+    "content_filter", "content_policy_violation", "data_inspection_failed", "1301",
+}  # fmt: skip
+_CONTENT_FILTER_PATTERN = re.compile(
+    r"(?:prompt|input|text|request)\b.{0,30}\bflagged|content[_ ]filters?\b|content exists risk"
+    r"|(?:usage|content|content management) policy\b|inappropriate content|敏感内容",
     re.IGNORECASE,
+)
+_NO_CREDIT_PATTERN = re.compile(
+    r"credit balance is too low|insufficient (?:credits?|balance|funds)|out of credits?\b|余额不足"
+    r"|(?:have|has|n't have|not have) (?:any|no|enough) credits?\b",
+    re.IGNORECASE,
+)
+_TOO_LONG_PATTERN = re.compile(
+    r"context[_ ](?:length|window|size)|too many tokens|reduce (?:the|your) (?:length|message|prompt|input)"
+    r"|\b(?:inputs?|prompt|request)\b.{0,40}\b(?:too (?:long|large)|exceeds?\b|longer than)"
+    r"|\binput(?: token)? length\b|\binputs`? tokens\b|maximum model length",
+    re.IGNORECASE,
+)
+_NO_ROUTE_PATTERN = re.compile(r"missing authentication token", re.IGNORECASE)
+"""What Amazon's gateways say, with status 403, about an address that they do not know."""
+_TOO_LONG_REMEDY = (
+    "the request is too long for the server: lower judge.max_judged_chars, "
+    "or give the model a longer context"
 )
 _KEY_PATTERN = re.compile(
     r"api[_ ]key (?:is )?(?:not valid|invalid|expired)|(?:invalid|incorrect)[_ ]api[_ ]key|api_key_invalid",
     re.IGNORECASE,
 )
 _MODEL_PATTERN = re.compile(
-    r"(?:unknown|invalid|no such)[_ ]model|model_not_found"
-    r"|\bmodel\b.{0,80}\b(?:not found|does(?: not|n't) exist|not exist)",
+    r"(?:unknown|invalid|no such)[_ ]model|model_not_(?:found|supported)|no models? (?:is |are )?loaded"
+    r"|\bmodel\b.{0,80}\b(?:not found|does(?: not|n't) exist|not exist|not supported by any)"
+    r"|inference profile",
     re.IGNORECASE,
 )
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,500})", re.IGNORECASE)
 _MESSAGE_KEYS = (
     "error",
     "message",
@@ -70,15 +92,25 @@ def classify_response(
     message, code = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
     words = f"{code} {message}"[:_READ_CHARS]
+    if status in (400, 403, 422):
+        is_filtered = code in _CONTENT_FILTER_CODES or _CONTENT_FILTER_PATTERN.search(words)
+        if is_filtered or '"flagged_input"' in body:
+            return RequestFault("declined", text, status, code)
+        if _NO_CREDIT_PATTERN.search(words):
+            return RequestFault("fatal", text, 402, code)
+    if status == 403 and _NO_ROUTE_PATTERN.search(words):
+        return RequestFault("fatal", text, 404, code)
+    is_page = _TITLE.search(body[:20_000]) or body.startswith("error code: 10")
+    if status == 511 or (status == 403 and is_page):
+        return RequestFault("fatal", text, status, BLOCKED)
+    if status == 405:
+        return RequestFault("fatal", text, 404, code)
     if status in (401, 402, 403, 404, 407) or code in NO_CREDIT_CODES:
         return RequestFault("fatal", text, status, code)
-    if status in (400, 422):
-        if code in _CONTENT_FILTER_CODES:
-            return RequestFault("declined", text, status, code)
-        if _TOO_LONG_PATTERN.search(words):
-            return RequestFault("rejected", text, status, code)
-        if _KEY_PATTERN.search(words):
-            return RequestFault("fatal", text, 401, code)
+    if status in (400, 413, 422, 500) and _TOO_LONG_PATTERN.search(words):
+        return RequestFault("rejected", f"{text.rstrip('.')}: {_TOO_LONG_REMEDY}", status, code)
+    if status in (400, 422) and _KEY_PATTERN.search(words):
+        return RequestFault("fatal", text, 401, code)
     if status in (400, 422, 500, 501):
         refusal = read_refusal(body, sent, own)
         if refusal.own_field:
@@ -109,14 +141,14 @@ def _redirect_text(status: int, headers: Mapping[str, str], key: str | None) -> 
         place = "an invalid address"
     return redact(
         f"HTTP {status}: redirects are not followed, and this one points to {place}; "
-        "set judge.base_url to the final address",
+        "set judge.base_url to the final address, or log in there first if it is a login page",
         key,
     )
 
 
 def _error_fields(body: str) -> tuple[str, str]:
     """The message and the code of an error body; the full body if it has no message."""
-    if title := re.search(r"<title[^>]{0,200}>([^<]{1,500})", body[:20_000], re.IGNORECASE):
+    if title := _TITLE.search(body[:20_000]):
         return f"a web page with the title {quoted(' '.join(unescape(title[1]).split()))}", ""
     try:
         data = json.loads(body)

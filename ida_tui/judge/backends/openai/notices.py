@@ -38,8 +38,8 @@ def cut_notice(model: str, limit: int, words: int) -> str:
         f"the server of the judge {model} counted {limit:,} tokens in a request that has at least {words:,}: "
         "its context is too short, and it cuts off the start of the request, the rubric, without an error. "
         "Such verdicts fail. Give it a longer context (Ollama: OLLAMA_CONTEXT_LENGTH=16384 for the server, "
-        "or num_ctx in a Modelfile; other servers: the context length with which the model is loaded), or "
-        "lower judge.max_judged_chars"
+        "or num_ctx in a Modelfile; other servers: the context length with which the model is loaded). If "
+        "only long answers are affected, lower judge.max_judged_chars"
     )
 
 

@@ -22,6 +22,7 @@ from ida_tui.judge.backends.openai.json_parts import (
     index_by_name,
     is_one_object,
     match_name,
+    unfenced,
 )
 from ida_tui.util.text import parse_json, printable
 from ida_tui.util.thoughts import TAGS, split_thought
@@ -133,6 +134,7 @@ def _parse(
     text: str, axes: Sequence[str], judged: str, *, after_thought: bool = False
 ) -> ParsedScores | ParseFailure:
     """Parse the text after the thoughts of a reply."""
+    text = _list_as_object(text)
     whole = is_one_object(text) and not after_thought
     all_parts = find_parts(text)
     parts = _parts_with_scores(text, axes)
@@ -155,6 +157,19 @@ def _parse(
     if any(p.value is not None and _mentions_score(text[p.start : p.end], axes) for p in all_parts):
         return ParseFailure("form", "not a verdict")  # the scores are too deep in an object
     return _parse_entries(text, axes, judged, after_thought=after_thought)
+
+
+def _list_as_object(text: str) -> str:
+    """A reply that is a list of several objects, as one object; any other reply as it is."""
+    plain = unfenced(text)
+    if plain.startswith("[") and plain.endswith("]"):
+        try:
+            items = parse_json(plain)
+        except ValueError:
+            return text
+        if len(items) > 1:
+            return f'{{"scores": {plain}}}'
+    return text
 
 
 def _parts_with_scores(text: str, axes: Sequence[str]) -> list[JsonPart]:

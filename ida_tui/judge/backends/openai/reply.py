@@ -26,11 +26,19 @@ MAX_NAME_CHARS = 200
 MAX_TITLE_CHARS = 60
 NOT_A_COMPLETION = "the response is not a chat completion; check that base_url ends in /v1"
 _TRUNCATED = {"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"}
-_FILTERED = ("content_filter", "safety", "prohibited_content", "refusal")
+_FILTERED = (
+    "content_filter", "safety", "prohibited_content", "refusal", "recitation", "blocklist", "spii",
+)  # fmt: skip
 """Starts of the reasons for which a filter ends a reply."""
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 _THOUGHT_TYPES = ("thinking", "reasoning", "summary")
+_COMMENTS = re.compile(r"\A(?:\s*:[^\r\n]*)+(?=\s*\{)")
+"""Comments of a stream that keep a connection open, in front of a reply that is none."""
 _STREAM = re.compile(r"(?:data|event|id|retry)?:", re.ASCII)
+_OVERLOADED = re.compile(
+    r"overload|\bbusy\b|try again|at capacity|timed out|timeout|rate limit", re.IGNORECASE
+)
+"""Words of an error without a code that may pass."""
 _STATUS_OF_CODE = {
     "authentication_error": 401, "invalid_api_key": 401, "permission_error": 403,
     "model_not_found": 404, "not_found_error": 404, "insufficient_quota": 429,
@@ -99,13 +107,16 @@ def parse_reply(
         sent: the optional parameters of the request, one of which an error may name.
         own: those of the parameters that the user added.
     """
-    text = text.removeprefix("\ufeff").strip()
+    text = _COMMENTS.sub("", text.removeprefix("\ufeff")).strip(" \t\r\n\0")
     if not text:
         return _fault("transient", "the server sent an empty response")
     if text.startswith("<"):
         return _fault("rejected", _describe_page(text))
     pieces: list[_Piece] = []
-    for body in _bodies(text):
+    bodies = _bodies(text)
+    for body in bodies:
+        if len(bodies) > 1 and isinstance(body, dict) and body.get("choices") == []:
+            body = {"usage": {}} | body  # the first chunk of Azure, or the last one of others
         piece = _read_body(body, _Reading(key, sent, own))
         if isinstance(piece, RequestFault):
             return piece
@@ -194,13 +205,14 @@ def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
         [body] = body
     if not isinstance(body, dict):
         return _fault("rejected", NOT_A_COMPLETION)
+    body = _unwrap(body)
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     # Ollama's own API has the message beside the reason of its end.
     own_api = isinstance(body.get("message"), dict)
     choice = first if isinstance(first, dict) else body if own_api else None
     for error in (body.get("error"), body.get("errors"), (choice or {}).get("error")):
-        if error:
+        if any(error.values()) if isinstance(error, dict) else error:
             return _read_error(error, body, read)
     usage = body.get("usage", body)
     shared = _Piece(
@@ -218,6 +230,19 @@ def _read_body(body: object, read: _Reading) -> _Piece | RequestFault:
     if "choices" in body:
         return _fault("transient", "the response has no choices")
     return _fault("rejected", NOT_A_COMPLETION)
+
+
+def _unwrap(body: dict[str, object]) -> dict[str, object]:
+    """A body without what a gateway puts around it, and a message of Anthropic's own API as a choice."""
+    if "choices" not in body:
+        inner = next(
+            (body[name] for name in ("data", "result", "response") if body.get(name)), None
+        )
+        if isinstance(inner, dict) and "choices" in inner:
+            return inner
+        if body.get("type") == "message" and isinstance(body.get("content"), list):
+            return body | {"choices": [{"message": body, "stop_reason": body.get("stop_reason")}]}
+    return body
 
 
 def _read_choice(choice: Mapping[str, object], shared: _Piece) -> _Piece:
@@ -310,13 +335,22 @@ def _read_error(error: object, body: Mapping[str, object], read: _Reading) -> Re
         for code in codes
     )
     status = next(filter(None, statuses), None)
+    fields: dict[str, object] = {"message": error_message(error)}
     if status is None:
+        fault = classify_response(
+            400, json.dumps({"error": fields}), {}, read.sent, read.key, read.own
+        )
+        if fault.kind in ("fatal", "declined") or fault.features:
+            return replace(fault, text=f"the server reports: {shown}", in_body=True)
+        if _OVERLOADED.search(shown):
+            text = f"the server reports an error: {shown}; try again later"
+            return replace(_fault("transient", text), overload=True)
         named = f": {shown}" if shown else f" {redact(codes[0], read.key)}" if codes else ""
         text = f"the server reports an error{named}; check judge.base_url and judge.model"
         return _fault("rejected", text)
     code = next((code for code in codes if not code.isdigit()), "")
     parameter = error.get("param") if isinstance(error, dict) else None
-    fields = {"message": error_message(error), "code": code, "param": parameter}
+    fields |= {"code": code, "param": parameter}
     fault = classify_response(
         status, json.dumps({"error": fields}), {}, read.sent, read.key, read.own
     )

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +76,15 @@ class Transport:
     Args:
         config: the judge profile; without a base_url, the endpoint is OpenAI's.
         key: the API key; None sends none.
+        other_secrets: those of other judges of a panel, which one server may know.
 
     Raises:
         JudgeUnavailable: the proxy that the environment names cannot be used, or a header has no value.
     """
 
-    def __init__(self, config: JudgeConfig, key: str | None) -> None:
+    def __init__(
+        self, config: JudgeConfig, key: str | None, other_secrets: Sequence[str | None] = ()
+    ) -> None:
         import httpx2
         import openai
 
@@ -96,7 +99,8 @@ class Transport:
         self.host = host_of(self._base_url)
         self._proxy = require_usable_proxy(self._base_url)
         own_headers = load_headers(config, dotenv_dir=Path.cwd())
-        self._secrets = SecretFilter([key or "", *own_headers.secrets])
+        others = filter(None, other_secrets)
+        self._secrets = SecretFilter([key or "", *own_headers.secrets, *others])
         headers = {"Accept": "application/json", "User-Agent": "ida-tui"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -203,8 +207,10 @@ class Transport:
 
     @property
     def _place(self) -> str:
-        """The host, and the proxy on the way to it."""
-        return f"{self.host} through the proxy {self._proxy.label}" if self._proxy else self.host
+        """The host, with its port where the address has one, and the proxy on the way to it."""
+        port = urlsplit(self._base_url).port
+        place = f"{self.host}:{port}" if port else self.host
+        return f"{place} through the proxy {self._proxy.label}" if self._proxy else place
 
     def _connection_fault(self, error: Exception) -> RequestFault:
         """The fault of a call without a usable reply."""
@@ -223,7 +229,8 @@ class Transport:
                 text = f"could not connect to {self._place}: it answered {answer}"
                 return RequestFault("transient", text)
         if any(isinstance(cause, self._httpx.ConnectError) for cause in causes):
-            return RequestFault("transient", f"could not connect to {self._place}")
+            remedy = "" if self._proxy else f": check that a server runs at {self._base_url}"
+            return RequestFault("transient", f"could not connect to {self._place}{remedy}")
         return RequestFault("transient", f"the connection to {self._place} broke off")
 
     def _is_wrong_path(self, status: int, fault: RequestFault, capabilities: Capabilities) -> bool:
