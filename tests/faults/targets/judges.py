@@ -55,7 +55,7 @@ def answer(rng: Random) -> bool:
         if verdict.reward is None or not 0 <= verdict.reward <= 1:
             raise Defect(f"R_IDA is {verdict.reward}")
         check_printable(parsed.reason)
-        if intact and shape < 4 and scores != tuple(axes):
+        if intact and shape < 4 and scores != tuple(map(_stated, axes)):
             raise Defect(f"{axes} became {scores}")
     elif intact and shape in (0, 1) and len(text) <= 8000 and all(map(_allowed, axes)):
         raise Defect(f"{axes} was refused: {parsed.text}")
@@ -66,6 +66,13 @@ def _score(rng: Random) -> Any:
     if rng.random() < 0.7:
         return rng.choice((0, 3, 7.5, 10, 10.0, 9.999, 0.5))
     return rng.choice((*hostile.NUMBERS, True, None, "7", [7], {"score": 7}))
+
+
+def _stated(value: Any) -> Any:
+    """The number that a score states: itself, the number in a text, or that of an object."""
+    if isinstance(value, dict):
+        value = value["score"]
+    return float(value) if isinstance(value, str) else value
 
 
 def _allowed(value: Any) -> bool:
