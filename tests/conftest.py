@@ -41,6 +41,9 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # ida-tui sets this variable itself; what a test leaves of it is removed after the test.
+    monkeypatch.setenv("IDA_TUI_HUB_OFFLINE", "")
+    monkeypatch.delenv("IDA_TUI_HUB_OFFLINE")
     workdir = tmp_path / "work"
     workdir.mkdir()
     monkeypatch.chdir(workdir)
