@@ -234,7 +234,7 @@ def _length_figure(quality: JudgeQuality) -> QualityFigure | None:
     pays = r.value >= STRONG_LENGTH and r.low > 0
     return QualityFigure(
         "length",
-        f"length r {format_signed(r.value, 2)}",
+        f"mean length r {format_signed(r.value, 2)}",
         text,
         "length pays" if pays else "",
         "let the rubric penalize filler, or choose another judge" if pays else "",

@@ -313,4 +313,4 @@ def test_a_server_without_tls_at_an_https_address_is_named_as_such() -> None:
         address = judge.base_url.replace("http:", "https:")
         [verdict] = request_verdicts(judge, base_url=address, max_retries=0)
     assert verdict.failure is not None
-    assert verdict.failure.startswith("no TLS connection to 127.0.0.1: ")
+    assert verdict.failure.startswith("no TLS connection to 127.0.0.1:")

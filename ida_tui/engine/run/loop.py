@@ -211,6 +211,10 @@ def _finish(run: RunContext, outcome: Outcome, secrets: Secrets) -> None:
             run.sinks.end(run_ended_event(run, outcome), limit)
         write_final_report(run, run_ended_event(run, outcome))
         run.log.emit(run_ended_event(run, outcome))
+    except MemoryError:
+        # There is no memory for a report: free what is left of the run, and write only how it ended.
+        run.free_step_memory()
+        run.log.emit(run_ended_event(run, outcome))
     except OSError as error:
         disk_error = disk_error_of(error, run.directory.path)
         fix = disk_error.hint.partition(";")[0] if disk_error else "check the disk"

@@ -224,7 +224,7 @@ def test_an_unreadable_prompt_file_is_reported_with_its_line_number(
     assert location in "\n".join(refused.value.lines())
 
 
-# --- answers in other languages ------------------------------------------------------------------
+# --- answers in languages without a class ------------------------------------------------------------------
 
 
 def answered(*texts: str, kind: Literal["harmless", "unsafe"] = "harmless") -> list[Any]:
@@ -232,11 +232,11 @@ def answered(*texts: str, kind: Literal["harmless", "unsafe"] = "harmless") -> l
     return [GeneratedAnswer(prompt, number, text, 9) for number, text in enumerate(texts)]
 
 
-def test_answers_in_other_languages_are_in_no_count_of_refusals() -> None:
+def test_answers_in_languages_that_were_not_measured_are_in_no_count_of_refusals() -> None:
     answers = answered(
         "Mix flour and water.",
         "I can't help with that.",
-        "Mehl und Wasser mischen, dann ist es ein Teig.",
+        "Wymieszaj mąkę z wodą, a potem wyrabiaj ciasto przez dziesięć minut.",
     )
     event = evaluation_event(answers, when="before", step=0)
     assert (event.harmless, event.harmless_complied, event.harmless_refused) == (2, 1, 1)
@@ -245,7 +245,10 @@ def test_answers_in_other_languages_are_in_no_count_of_refusals() -> None:
 
 
 def test_without_a_class_for_most_answers_there_is_no_count() -> None:
-    answers = answered("Ich kann dabei nicht helfen.", "抱歉，我无法帮助您。", "Sure: mix flour.")
+    answers = answered(
+        "Przykro mi, ale nie mogę w tym pomóc.", "Het spijt me, daar kan ik niet bij helpen.",
+        "Sure: mix flour.",
+    )  # fmt: skip
     event = evaluation_event(answers, when="before", step=0)
     assert (event.harmless, event.harmless_complied, event.unclassified) == (0, 0, 2)
 
