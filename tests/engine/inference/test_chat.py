@@ -19,7 +19,8 @@ from textual.widgets import Input, Static
 from ida_tui.cli.output.chat import ChatTurn
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.config.schema import PromptSet
-from ida_tui.engine.inference.chat import MODELS, AnswerFinished
+from ida_tui.engine.inference.chat import MODELS, AnswerFinished, ChatFailed
+from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.weights import find_weights
 from ida_tui.tui.app import IdaApp
@@ -27,6 +28,7 @@ from ida_tui.tui.run_view.sources import LiveSource
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.chat.screen import ChatScreen
 from ida_tui.tui.screens.chat.transcript import Turn, render_transcript
+from ida_tui.tui.screens.dialogs import ErrorDialog
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
@@ -257,6 +259,21 @@ def test_a_panel_explains_why_a_run_cannot_chat(own_run: Path) -> None:
         panel = "\n".join(str(widget.render()) for widget in app.screen.query(Static))
         assert "has no trained weights" in panel
         assert app.chat_controller.chat is None
+
+    drive(scenario)
+
+
+def test_after_a_chat_has_failed_the_keys_go_to_the_app_and_not_to_the_hidden_field() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await open_scripted_chat(app, pilot)
+        chat, message = app.chat_controller.chat, app.screen.query_one("#chat-message", Input)
+        assert chat is not None
+        chat._events.put(ChatFailed(IdaError("it has failed")))
+        await wait_until(app, pilot, lambda: isinstance(app.screen, ErrorDialog))
+        message.focus()  # as the chat's screen did just before
+        await pilot.press("escape", "4")
+        await wait_until(app, pilot, lambda: app.current_mode == "runs")
+        assert message.value == ""
 
     drive(scenario)
 

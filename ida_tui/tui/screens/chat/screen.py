@@ -66,14 +66,18 @@ class ChatScreen(IdaScreen):
         self._switch_chat()
 
     def _switch_chat(self) -> None:
-        """Switch to the app's current chat."""
+        """Switch to the app's current chat; one that is closing is none."""
         chat = self.app.chat_controller.chat
+        if chat is not None and chat.closing:
+            chat = None
         if chat is not self._chat:
             self._chat, self._transcript, self._ready = chat, Transcript(), None
             self._busy = "loading the model…"
         for name in ("#chat-columns", "#chat-status", "#chat-message"):
             self.query_one(name).display = chat is not None
         self.query_one("#no-chat").display = chat is None
+        # A hidden field can keep the focus, and would take the keys.
+        self.query_one("#chat-message").disabled = chat is None
         if chat is not None:
             self.query_one("#chat-message").focus()
         self._show()
