@@ -190,7 +190,7 @@ def measure_wait(steps: int) -> tuple[list[Goal], dict[str, Any]]:
         )
     error = max(abs(predicted[n] - waits[n]) / step_s[n] for n in (4, 8))
     return [
-        Goal("error of a predicted wait / the step", error, 0.15),
+        Goal("error of a predicted wait / the step", error, 0.10),
         Goal("exposed / busy at 8 slots", waits[8] / busy[8], 1.0),
     ], {"wait_s": waits, "predicted_wait_s": predicted, "busy_s": busy, "step_s": step_s}
 
