@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ida_tui.engine.device.device import limit_threads
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import (
     DrawnLogprobs,
     agrees,
@@ -156,7 +156,7 @@ def test_a_supported_layout_is_decoded_token_for_token_with_the_models_log_proba
     layout: str,
 ) -> None:
     model = SUPPORTED[layout]()
-    assert decoder.unsupported_reason(model) is None
+    assert decoder_support.unsupported_reason(model) is None
     drawn = DrawnLogprobs()
     with torch.no_grad():
         ours = generate(
@@ -177,7 +177,7 @@ def test_a_supported_layout_is_decoded_token_for_token_with_the_models_log_proba
 
 @pytest.mark.parametrize("layout", UNSUPPORTED)
 def test_a_layout_that_the_decoder_would_not_reproduce_is_refused(layout: str) -> None:
-    reason = decoder.unsupported_reason(UNSUPPORTED[layout]())
+    reason = decoder_support.unsupported_reason(UNSUPPORTED[layout]())
     assert reason is not None
     assert "\n" not in reason
 

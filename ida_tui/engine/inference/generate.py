@@ -22,7 +22,7 @@ from ida_tui.engine.model.generation import (
     token_sampler,
     without_published_sampling,
 )
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, drawn_as_computed
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
@@ -151,7 +151,7 @@ def generate_tokens(
     model.eval()
     try:
         with torch.no_grad():
-            if config.engine == "fast" and decoder.unsupported_reason(model) is None:
+            if config.engine == "fast" and decoder_support.unsupported_reason(model) is None:
                 drawn = DrawnLogprobs()
                 answers = generate(
                     model,

@@ -97,7 +97,7 @@ def generate(
     """Generate one completion for each prompt. Equal prompts are read once. Call it under `torch.no_grad`.
 
     Args:
-        model: the policy; `decoder.unsupported_reason` must return None for it.
+        model: the policy; `decoder_support.unsupported_reason` must return None for it.
         prompts: token ids, one list per row.
         sampler: draws the tokens.
         max_new_tokens: maximum completion length, in tokens.

@@ -30,7 +30,7 @@ from trl.trainer.utils import pad
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.model.generation import token_sampler
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, mean_difference, worst
 from ida_tui.engine.rollout.generate import generate_in_chunks
 from ida_tui.engine.rollout.progress import GenerationProgress
@@ -86,7 +86,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
             self._fall_back(reason)
 
     def _unsupported_reason(self) -> str | None:
-        if reason := decoder.unsupported_reason(self.accelerator.unwrap_model(self.model)):
+        if reason := decoder_support.unsupported_reason(self.accelerator.unwrap_model(self.model)):
             return reason
         if self.tools or self._is_vlm:
             return "the model is trained with tools or images"

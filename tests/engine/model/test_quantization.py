@@ -21,7 +21,7 @@ from ida_tui.config.training_checks import quantization as quantization_checks
 from ida_tui.engine.device.onednn import use_onednn_linears
 from ida_tui.engine.device.packed import Int8Linear, Nf4Linear, PackedLinear
 from ida_tui.engine.model import load
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_support
 from ida_tui.planning import memory_terms
 
 PACKED: tuple[Quantization, ...] = ("nf4", "int8")
@@ -126,7 +126,7 @@ def test_the_adapter_is_float32_and_its_fused_layers_compute_what_pefts_do(
     for name, parameter in trained.items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    assert decoder.unsupported_reason(model) is None
+    assert decoder_support.unsupported_reason(model) is None
     ids = torch.arange(5, 25)[None]
 
     def gradients() -> tuple[torch.Tensor, list[torch.Tensor]]:

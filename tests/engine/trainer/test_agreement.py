@@ -16,7 +16,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers
 from ida_tui.engine.model import load
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_layer
 from ida_tui.engine.trainer import fast
 
 SHORT = (
@@ -39,13 +39,13 @@ def few_threads() -> None:
 @pytest.fixture
 def wrong_adapter_in_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast decoder applies the adapter with -3 times its scale."""
-    correct = decoder._adapter_matrices
+    correct = decoder_layer._adapter_matrices
 
     def wrong(linear: Any) -> Any:
         matrices = correct(linear)
         return None if matrices is None else (matrices[0], -3 * matrices[1])
 
-    monkeypatch.setattr(decoder, "_adapter_matrices", wrong)
+    monkeypatch.setattr(decoder_layer, "_adapter_matrices", wrong)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine.loss.logprobs import completion_logprobs
-from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import TOLERANCE
 from ida_tui.engine.rollout.generate import generate, generate_in_chunks
 from ida_tui.engine.rollout.sampling import TokenSampler
@@ -357,16 +357,16 @@ def test_unsupported_models_are_reported_with_a_reason() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=50))
-    assert "gpt2" in (decoder.unsupported_reason(gpt2) or "")
+    assert "gpt2" in (decoder_support.unsupported_reason(gpt2) or "")
     sliding = Qwen3ForCausalLM(
         Qwen3Config(**SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
     )
-    assert "sliding" in (decoder.unsupported_reason(sliding) or "")
+    assert "sliding" in (decoder_support.unsupported_reason(sliding) or "")
     dora = peft.get_peft_model(
         Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
         peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    assert "DoRA" in (decoder.unsupported_reason(dora) or "")
+    assert "DoRA" in (decoder_support.unsupported_reason(dora) or "")
 
 
 def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
