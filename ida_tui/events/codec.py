@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 VERSION = 2
+LINE_PREFIX = rb'\{"v": %d, "seq": (\d{1,15}), "time": "([0-9TZ:.+-]*)", "type": "' % VERSION
+"""Pattern of the start of a line as `encode` writes it, with the number and the time as groups. A line of
+another format or an older version is valid too."""
+LINE_START = re.compile(LINE_PREFIX + rb'(\w+)"')
+"""Pattern of number, time and type."""
 
 
 class EventError(ValueError):
@@ -52,16 +57,15 @@ class NewerVersionError(EventError):
 
 def encode(record: Record) -> str:
     """A record as one line of JSON, without the newline; non-finite numbers become null."""
-    event = record.event
-    body: dict[str, Any] = {
-        "v": VERSION,
-        "seq": record.seq,
-        "time": record.time,
-        "type": type(event).__name__,
-    }
-    for field in dataclasses.fields(event):
-        body[field.name] = _to_json_value(getattr(event, field.name))
-    return as_json(body)
+    name = type(record.event).__name__
+    header = {"v": VERSION, "seq": record.seq, "time": record.time, "type": name}
+    return as_json(header | event_fields(record.event))
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """The fields of an event by name, as values of JSON."""
+    names = _field_names(type(event).__name__)
+    return dict(zip(names, map(_to_json_value, _getter(names)(event)), strict=True))
 
 
 def decode(line: str) -> Record:
@@ -78,6 +82,28 @@ def decode(line: str) -> Record:
     if name not in Record.TYPES:
         raise EventError(f"unknown event type {name[:60]!r}")
     return Record(seq, time, build_event(name, body))
+
+
+def decode_bytes(line: bytes) -> Record:
+    """The record in a line of `events.jsonl`, as bytes: `decode` at half the cost for lines of `encode`.
+
+    Raises:
+        EventError: as `decode`; also if the line is not UTF-8.
+    """
+    head = LINE_START.match(line)
+    if head and (name := head[3].decode()) in Record.TYPES:
+        try:
+            event: Event = _type_adapter(name).validate_json(line)
+        except ValueError:
+            pass  # half of a surrogate pair, for instance; `decode` accepts it or says what is wrong
+        else:
+            time = head[2].decode()
+            if _is_timestamp(time) and not _find_impossible_value(event):
+                return Record(int(head[1]), time, event)
+    try:
+        return decode(line.decode())
+    except UnicodeDecodeError as error:
+        raise EventError(str(error)) from None
 
 
 def build_event(name: str, fields: Mapping[str, Any]) -> Event:
@@ -142,6 +168,11 @@ def _find_impossible_value(event: Event) -> str:
     ):
         return "shares: the number of answers is impossible"
     return ""
+
+
+@cache
+def _field_names(event_type: str) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(Record.TYPES[event_type]))
 
 
 @cache
@@ -247,6 +278,8 @@ def _type_adapter(name: str) -> TypeAdapter[Any]:
 
 
 def _to_json_value(value: Any) -> Any:
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -6,9 +6,11 @@ import pickle
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from math import inf, isnan, nan
-from typing import Generic, TypeVar, overload
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
 MAX_SCORE_COLUMNS = 64
@@ -98,7 +100,7 @@ class _HistoryStore(Generic[T]):
         if self.scores_of:
             self._append_scores(getattr(item, self.scores_of))
         if len(self.newest) == 2 * BLOCK_SIZE:
-            self.blocks.append(zlib.compress(pickle.dumps(self.newest[:BLOCK_SIZE]), 1))
+            self.blocks.append(_pack(self.newest[:BLOCK_SIZE]))
             del self.newest[:BLOCK_SIZE]
 
     def _append_scores(self, scores: Mapping[str, float | None]) -> None:
@@ -124,8 +126,7 @@ class _HistoryStore(Generic[T]):
         """The items of one block."""
         unpacked_number, items = self.unpacked
         if unpacked_number != number:
-            # Safe to unpickle: the block was packed by this process and never left its memory.
-            items = pickle.loads(zlib.decompress(self.blocks[number]))
+            items = _unpack(self.blocks[number])
             self.unpacked = (number, items)
         return items
 
@@ -163,13 +164,16 @@ class PackedHistory(Sequence[T], Generic[T]):
             self._store.append(item)
         self._length = len(self._store)
 
-    def with_item(self, item: T) -> PackedHistory[T]:
-        """A new history with one more item at the end; this history does not change."""
+    def with_items(self, items: Sequence[T]) -> PackedHistory[T]:
+        """A new history with more items at the end; this history does not change."""
+        if not items:
+            return self
         # The longest history appends in place; a shorter one that branches off gets a separate store.
         is_longest = len(self._store) == self._length
         store = self._store if is_longest else self._store.copy_prefix(self._length)
-        store.append(item)
-        return self._from_store(store, self._length + 1)
+        for item in items:
+            store.append(item)
+        return self._from_store(store, self._length + len(items))
 
     def prefix(self, count: int) -> PackedHistory[T]:
         """The first `count` items, as a history."""
@@ -226,6 +230,22 @@ class PackedHistory(Sequence[T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"PackedHistory({self[:]!r})"
+
+
+def _pack(items: list[Any]) -> bytes:
+    """A block of items, compressed; dataclasses of one type as their values, which takes half the time."""
+    kind = type(items[0])
+    if is_dataclass(kind) and len(fields(kind)) > 1 and all(type(item) is kind for item in items):
+        values_of = attrgetter(*(field.name for field in fields(kind)))
+        return zlib.compress(pickle.dumps((kind, [values_of(item) for item in items])), 1)
+    return zlib.compress(pickle.dumps((None, items)), 1)
+
+
+def _unpack(block: bytes) -> list[Any]:
+    """The items of a block."""
+    # Safe to unpickle: the block was packed by this process and never left its memory.
+    kind, items = pickle.loads(zlib.decompress(block))
+    return items if kind is None else [kind(*values) for values in items]
 
 
 def _to_float(value: float | None) -> float:

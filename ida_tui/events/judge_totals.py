@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ida_tui.events import types as ev
@@ -45,23 +46,40 @@ class JudgeTotals:
         )
 
 
-def add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
-    """The totals with one more batch."""
-    declined = Counter(dict(totals.declined)) + Counter(batch.declined)
-    totals = with_cost(totals, batch.judge_cost, batch.cost)
+def add_judge_batches(totals: JudgeTotals, batches: Sequence[ev.JudgeBatchFinished]) -> JudgeTotals:
+    """The totals with more batches, in order."""
+    if not batches:
+        return totals
+    calls, cached, failed, retries = totals.calls, totals.cached, totals.failed, totals.retries
+    seconds, exposed_s, failure = totals.seconds, totals.exposed_s, totals.failure
+    cost, estimated = totals.cost, totals.estimated
+    declined = Counter(dict(totals.declined))
+    for batch in batches:
+        calls += batch.calls
+        cached += batch.cached
+        failed += batch.failed
+        retries += batch.retries
+        seconds += batch.seconds
+        exposed_s += batch.exposed_s
+        failure = batch.failure or failure
+        cost, estimated = _added_cost(cost, estimated, batch.judge_cost, batch.cost)
+        if batch.declined:
+            declined += Counter(batch.declined)
     return replace(
         totals,
-        batches=totals.batches + 1,
-        calls=totals.calls + batch.calls,
-        cached=totals.cached + batch.cached,
-        failed=totals.failed + batch.failed,
-        retries=totals.retries + batch.retries,
-        seconds=totals.seconds + batch.seconds,
-        exposed_s=totals.exposed_s + batch.exposed_s,
+        batches=totals.batches + len(batches),
+        calls=calls,
+        cached=cached,
+        failed=failed,
+        retries=retries,
+        seconds=seconds,
+        exposed_s=exposed_s,
+        cost=cost,
+        estimated=estimated,
         declined=tuple(sorted(declined.items())),
-        failure=batch.failure or totals.failure,
-        last=batch,
-        recent=(*totals.recent, batch)[-MAX_RECENT_BATCHES:],
+        failure=failure,
+        last=batches[-1],
+        recent=(*totals.recent, *batches)[-MAX_RECENT_BATCHES:],
     )
 
 
@@ -86,7 +104,14 @@ def with_cost(
     totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
 ) -> JudgeTotals:
     """The totals with the cost that an event records; in an old run, with the cost that it adds."""
+    cost, estimated = _added_cost(totals.cost, totals.estimated, recorded, added)
+    return replace(totals, cost=cost, estimated=estimated)
+
+
+def _added_cost(
+    cost: float | None, estimated: int, recorded: ev.JudgeCost | None, added: float | None
+) -> tuple[float | None, int]:
+    """Cost and number of estimated calls after an event that records the cost, or adds to it."""
     if recorded is not None:
-        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
-    cost = None if totals.cost is None or added is None else totals.cost + added
-    return replace(totals, cost=cost)
+        return recorded.cost, recorded.estimated
+    return (None if cost is None or added is None else cost + added), estimated

@@ -10,16 +10,16 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice, zip_longest
+from itertools import groupby, islice, zip_longest
 from typing import TypedDict
 
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.active_time import resumed_times, seconds_between
+from ida_tui.events.figures import FIGURE_EVENTS, MAX_LOG_RECORDS, add_figures
 from ida_tui.events.held_out import evaluations_until, in_order, without_prompts
 from ida_tui.events.history import PackedHistory
-from ida_tui.events.judge_totals import JudgeTotals, add_evaluation, add_judge_batch, with_cost
-from ida_tui.events.memory_peaks import update_phase_peaks
+from ida_tui.events.judge_totals import JudgeTotals, add_evaluation, with_cost
 from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.replace import replace
@@ -27,12 +27,6 @@ from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
 MAX_ALERTS = 500
-MAX_STEP_PEAKS = 60
-"""Number of steps whose memory peak is stored."""
-MAX_MEMORY_SAMPLES = 480
-"""Number of memory samples that are stored: four minutes at two samples per second."""
-MAX_LOG_RECORDS = 400
-"""Number of log records that are stored."""
 LOG_EVENTS = (
     ev.RunStarted,
     ev.Noticed,
@@ -297,6 +291,8 @@ class _Header(TypedDict):
 def fold(state: RunState, record: ev.Record) -> RunState:
     """The state after one more record."""
     event = record.event
+    if isinstance(event, FIGURE_EVENTS):
+        return add_figures(state, (record,))
     log_records = state.log_records
     if isinstance(event, LOG_EVENTS):
         log_records = (*log_records, record)[-MAX_LOG_RECORDS:]
@@ -350,8 +346,6 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(state, **header, completions=(*state.completions, Completion(event)))
         case ev.CompletionScored():
             return replace(state, **header, completions=_attach_verdict(state.completions, event))
-        case ev.JudgeBatchFinished():
-            return replace(state, **header, judge=add_judge_batch(state.judge, event))
         case ev.JudgeProgressed():
             return replace(state, **header, judge_progress=event)
         case ev.JudgeSlowed():
@@ -361,35 +355,6 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             judge = with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
                 state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
-            )
-        case ev.StepFinished():
-            peaks = (
-                (*state.step_peaks, state.current_step_peak)
-                if state.current_step_peak
-                else state.step_peaks
-            )
-            return replace(
-                state,
-                **header,
-                steps=state.steps.with_item(event),
-                step_peaks=peaks[-MAX_STEP_PEAKS:],
-                # A step that finishes shows that an older run was resumed without an event.
-                inactive_since=state.inactive_since if state.ended else "",
-                current_step_peak=0,
-            )
-        case ev.MemorySampled():
-            return replace(
-                state,
-                **header,
-                memory=event,
-                memory_samples=(*state.memory_samples, event)[-MAX_MEMORY_SAMPLES:],
-                memory_peak=max(state.memory_peak, event.process, event.process_peak),
-                memory_by_phase=update_phase_peaks(state.memory_by_phase, state.run, event),
-                # An evaluation between two steps belongs to neither.
-                current_step_peak=state.current_step_peak
-                if event.phase == "evaluate" and len(state.steps)
-                else max(state.current_step_peak, event.process),
-                system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
             lost_s = 0.0 if state.inactive_since else event.lost_s
@@ -458,9 +423,17 @@ def fold(state: RunState, record: ev.Record) -> RunState:
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
     """The state after all records, folded in order."""
     state = state or RunState()
-    for record in records:
-        state = fold(state, record)
+    for are_figures, series in groupby(records, _is_figure):
+        if are_figures:
+            state = add_figures(state, tuple(series))
+        else:
+            for record in series:
+                state = fold(state, record)
     return state
+
+
+def _is_figure(record: ev.Record) -> bool:
+    return isinstance(record.event, FIGURE_EVENTS)
 
 
 def _attach_verdict(

@@ -19,6 +19,8 @@ from typing import BinaryIO, NamedTuple
 
 MAX_LINE_BYTES = 16 << 20
 """Maximum length of a line; this program writes no longer one."""
+BLOCK_BYTES = 256 << 10
+"""Size of a block of lines; larger ones are no faster."""
 MAX_TEXT_BYTES = 200 << 20
 """Maximum size of a JSON or text file that a library reads as a whole, such as `tokenizer.json`."""
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".md", ".yaml", ".model", ".py")
@@ -109,8 +111,34 @@ def iterate_lines(file: BinaryIO, limit: int = MAX_LINE_BYTES) -> Iterator[bytes
     """
     while line := file.readline(limit + 1):
         if len(line) > limit:
-            raise OSError(errno.EFBIG, f"a line is longer than {limit >> 20} MB")
+            raise _too_long(limit)
         yield line
+
+
+def iterate_blocks(
+    file: BinaryIO, size: int = BLOCK_BYTES, limit: int = MAX_LINE_BYTES
+) -> Iterator[bytes]:
+    """The bytes from the current position in blocks that end with a newline; the last one may lack it.
+
+    Args:
+        file: the file.
+        size: bytes of a block, without the rest of its last line.
+        limit: maximum length of a line.
+
+    Raises:
+        OSError: the file cannot be read, or a line is longer than `limit` bytes.
+    """
+    while block := file.read(size):
+        if not block.endswith(b"\n"):
+            start = block.rfind(b"\n") + 1
+            block += file.readline(limit + 1)
+            if len(block) - start > limit:
+                raise _too_long(limit)
+        yield block
+
+
+def _too_long(limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"a line is longer than {limit >> 20} MB")
 
 
 @contextlib.contextmanager

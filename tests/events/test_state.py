@@ -11,9 +11,10 @@ import pytest
 
 from ida_tui.config.scoring.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
+from ida_tui.events.figures import MAX_MEMORY_SAMPLES
 from ida_tui.events.narration import summary_lines
 from ida_tui.events.scoring import change_sentences
-from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
+from ida_tui.events.state import RunState, first_window, fold_all, last_window
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import EIGHT_AXES, started_with
 

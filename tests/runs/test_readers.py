@@ -268,7 +268,7 @@ def test_a_search_finds_the_nearest_step_in_its_direction() -> None:
 
 def test_two_extensions_of_a_series_are_independent() -> None:
     base = PackedHistory([1, 2])
-    left, right = base.with_item(3), base.with_item(4)
+    left, right = base.with_items([3]), base.with_items([4])
 
     assert (list(base), list(left), list(right)) == ([1, 2], [1, 2, 3], [1, 2, 4])
     assert left[-1] == 3
@@ -294,7 +294,7 @@ def test_a_long_series_can_be_extended_from_any_prefix() -> None:
     series = PackedHistory(steps, columns=("step",))
 
     for length in (0, 1, 255, 256, 257, 700, 1299, 1300):
-        branch = series.prefix(length).with_item(steps[5])
+        branch = series.prefix(length).with_items([steps[5]])
         assert list(branch) == [*steps[:length], steps[5]]
         assert list(branch.column("step")) == [*range(1, length + 1), 6]
     assert series == steps

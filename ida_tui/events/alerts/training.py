@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean, median
 
 from ida_tui.events.alerts.window import AlertFinding, Window
-from ida_tui.events.state import MAX_STEP_PEAKS
+from ida_tui.events.figures import MAX_STEP_PEAKS
 from ida_tui.util.statistics import slope
 
 MIN_WEIGHT_CHANGE = 1e-12

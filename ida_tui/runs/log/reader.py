@@ -78,6 +78,6 @@ def decode_line(raw: bytes, location: str) -> Record:
         EventError: the line is not an event.
     """
     try:
-        return codec.decode(raw.decode("utf-8"))
-    except (codec.EventError, UnicodeDecodeError) as error:
+        return codec.decode_bytes(raw)
+    except codec.EventError as error:
         raise codec.EventError(f"{location}: {error}") from None

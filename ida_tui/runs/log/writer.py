@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
@@ -103,7 +102,7 @@ class EventLog:
         with self._lock:
             line = self._redact(codec.encode(ev.Record(self._seq, ev.current_timestamp(), event)))
             # Subscribers receive exactly what is on disk: redacted, and rounded like the JSON.
-            record = codec.decode(line)
+            record = codec.decode_bytes(line.encode())
             self._write(self._events, line, durable=isinstance(event, DURABLE_EVENTS))
             self._write_completion(record.event)
             self._seq += 1
@@ -157,7 +156,7 @@ class EventLog:
         elif isinstance(event, ev.CompletionScored):
             completion = self._pending_completions.pop((event.group, event.index), None)
             if completion is not None:
-                row = asdict(completion) | asdict(event)
+                row = codec.event_fields(completion) | codec.event_fields(event)
                 self._write(self._completions, as_json(row), durable=False)
 
     def _write(self, file: DurableAppender, line: str, *, durable: bool) -> None:
