@@ -16,14 +16,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import platformdirs
 
-from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, merge, read_yaml, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.text import quoted
+
+if TYPE_CHECKING:
+    # The app lists the names of the profiles in its first paint; the YAML library takes longer to import.
+    from ida_tui.config.yaml_tree import Node, Origin
 
 ProfileKind = Literal["models", "experiments", "judges", "rubrics", "prompts"]
 PROFILE_KINDS: tuple[ProfileKind, ...] = get_args(ProfileKind)
@@ -67,21 +70,22 @@ def list_profiles(kind: ProfileKind) -> dict[str, Path]:
     return dict(sorted(files_by_name.items()))
 
 
-def find_profile(
-    kind: ProfileKind, name: str, origin: Origin = COMMAND_LINE_ORIGIN, key: str = ""
-) -> Path:
+def find_profile(kind: ProfileKind, name: str, origin: Origin | None = None, key: str = "") -> Path:
     """The file of a profile.
 
     Args:
         kind: the kind of the profile.
         name: a profile's name, or a path ending in .yaml. A relative path is resolved against the
             folder of the file that contains it, then against the working directory.
-        origin: the origin of the name.
+        origin: the origin of the name; None is the command line.
         key: the dotted key that holds the name, for the error message.
 
     Raises:
         UsageError: the profile does not exist; the hint suggests similar names.
     """
+    from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN
+
+    origin = origin or COMMAND_LINE_ORIGIN
     for candidate in _candidate_files(kind, name, origin):
         if is_file(candidate) and not _is_same_file(candidate, origin.file):
             return candidate
@@ -134,9 +138,7 @@ def _is_same_file(a: Path, b: Path | None) -> bool:
     return b is not None and a.resolve() == b.resolve()
 
 
-def load_profile(
-    kind: ProfileKind, name: str, origin: Origin = COMMAND_LINE_ORIGIN, key: str = ""
-) -> Node:
+def load_profile(kind: ProfileKind, name: str, origin: Origin | None = None, key: str = "") -> Node:
     """A profile merged with the profiles it extends; `name` defaults to the file name.
 
     A description is not inherited. A user's profile can extend the shipped profile of the same name.
@@ -145,6 +147,9 @@ def load_profile(
         UsageError: the name is unknown, a file cannot be read or is not valid YAML, or profiles extend
             each other in a cycle.
     """
+    from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, read_yaml
+
+    origin = origin or COMMAND_LINE_ORIGIN
     chain: list[Node] = []
     seen: list[Path] = []
     while True:
@@ -185,6 +190,8 @@ def extend(kind: ProfileKind, base: Node, top: Node) -> Node:
     A judge with another model or server has no price and no date of the old one. A free one stays free with
     another model on the same server.
     """
+    from ida_tui.config.yaml_tree import Node, merge, to_plain
+
     old, new = to_plain(base), to_plain(top)
     if kind == "judges" and isinstance(old, dict) and isinstance(new, dict):
         changed = {key for key in ("model", "base_url") if key in new and new[key] != old.get(key)}
@@ -207,6 +214,8 @@ def load_panel(judge: Node, key: str = "panel") -> Node:
     Raises:
         UsageError: a profile of the panel cannot be read, or is a panel itself.
     """
+    from ida_tui.config.yaml_tree import Node
+
     panel = judge.value.get("panel") if isinstance(judge.value, dict) else None
     if panel is None or not isinstance(panel.value, list) or not panel.value:
         return judge
@@ -227,6 +236,8 @@ def load_panel(judge: Node, key: str = "panel") -> Node:
 
 def _refuse_nested_panel(name: Node, place: str) -> None:
     """Raise if a profile in a panel, or one that it extends, is a panel itself."""
+    from ida_tui.config.yaml_tree import read_yaml
+
     path = find_profile("judges", str(name.value), name.origin, place)
     seen: list[Path] = []
     while not any(_is_same_file(path, other) for other in seen):

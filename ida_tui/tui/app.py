@@ -6,10 +6,12 @@ Its controllers do the work: `run_controller` for the displayed run and `chat_co
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,8 +23,6 @@ from textual.screen import Screen
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.tui import actions, terminal
 from ida_tui.tui.chat_controller import ChatController
-from ida_tui.tui.run_controller import RunController
-from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.dialogs import ConsentDialog, ErrorDialog, QuitChoice, QuitDialog
 from ida_tui.tui.screens.launch.screen import LaunchScreen
@@ -30,6 +30,8 @@ from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
     from ida_tui.config.trust.consent import ConsentRequired
+    from ida_tui.tui.run_controller import RunController
+    from ida_tui.tui.run_view.watched import EventTypes, RunView
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_SECONDS = 0.25
@@ -79,6 +81,12 @@ def _chat_screen() -> Screen[Any]:
     return ChatScreen()
 
 
+def _collect_garbage() -> None:
+    """Turn the garbage collector on, for objects that are created from now on."""
+    gc.freeze()
+    gc.enable()
+
+
 class IdaApp(App[None]):
     """`ida-tui` on a terminal.
 
@@ -97,6 +105,7 @@ class IdaApp(App[None]):
         for name in ("app", "launch", "run", "completions", "runs", "compare", "sweep", "chat")
     ]
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings_for("everywhere")
+    DEFAULT_MODE = "launch"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "launch": LaunchScreen,
         "run": _run_screen,
@@ -121,7 +130,6 @@ class IdaApp(App[None]):
         self.argv = tuple(argv)
         self.output_dir = output_dir
         self.clock = clock
-        self.run_controller = RunController(self)
         self.chat_controller = ChatController(self)
         self.run_view: RunView | None = None
         """The displayed run."""
@@ -138,9 +146,16 @@ class IdaApp(App[None]):
         self._signaled = False
         self._ticks = 0
 
+    @cached_property
+    def run_controller(self) -> RunController:
+        """Controls the displayed run; imported after the first paint, with the types of all events."""
+        from ida_tui.tui.run_controller import RunController
+
+        return RunController(self)
+
     async def on_mount(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        await self.switch_mode("launch")
+        self.call_after_refresh(_collect_garbage)
         self.set_interval(REFRESH_SECONDS, self._timed_tick, name="refresh")
         if self._open_directory is not None:
             await self._open_at_start(self._open_directory)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.runs import owner
-from ida_tui.tui.run_view.sources import LiveSource
-from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.terminal import redirect_output
+
+if TYPE_CHECKING:
+    from ida_tui.tui.run_view.watched import RunView
 
 JOIN_TIMEOUT_S = 30.0
 """How long to wait for a run to stop after the app has closed."""
@@ -45,6 +47,9 @@ def run_app(
         )
     logs = platformdirs.user_log_path("ida-tui")
     library_log = logs / "terminal.log"
+    # A collection would search all modules again and again while they are imported. The app turns it on
+    # after its first paint.
+    gc.disable()
     with redirect_output(library_log):
         from ida_tui.tui.app import IdaApp
 
@@ -63,6 +68,8 @@ def run_app(
         print(f"output of libraries was saved to {library_log}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
+    from ida_tui.runs import owner
+
     if app.run_controller.background_run is not None and owner.is_alive(
         app.run_controller.background_run.directory
     ):
@@ -74,6 +81,8 @@ def run_app(
 
 def _wait_for(run_view: RunView | None) -> None:
     """Stop a run of this process and wait up to `JOIN_TIMEOUT_S` for its checkpoint."""
+    from ida_tui.tui.run_view.sources import LiveSource
+
     if run_view is not None and isinstance(run_view.source, LiveSource):
         run_view.source.session.request_stop()
         run_view.source.session.join(JOIN_TIMEOUT_S)

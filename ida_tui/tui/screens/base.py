@@ -11,11 +11,11 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from ida_tui.tui.actions import Scope
-from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.widgets.title import TitleBar
 
 if TYPE_CHECKING:
     from ida_tui.tui.app import IdaApp
+    from ida_tui.tui.run_view.watched import EventTypes, RunView
 
 MINIMUM_SIZE = Size(60, 16)
 """Smallest columns and rows of the app; a smaller terminal shows only a message."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.tui.run_view.watched import RunView
 from ida_tui.util.text import one_line
+
+if TYPE_CHECKING:
+    from ida_tui.tui.run_view.watched import RunView
 
 SCREEN_NAMES = ("Launch", "Run", "Completions", "Runs")
 
