@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.events.codec import EventError
-from ida_tui.events.state import RunState, fold
+from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import RunEndStatus
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
@@ -86,8 +86,7 @@ class _RunReader:
             replay = Replay.open(events)
             self._state, self._follower = replay.final_state, Follower(events, replay.offset)
         while records := self._follower.read():
-            for record in records:
-                self._state = fold(self._state, record)
+            self._state = fold_all(records, self._state)
         return self._state
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +19,7 @@ from ida_tui.events import types as ev
 from ida_tui.runs.log.reader import read_events
 from tests.faults import sample_events
 from tests.support.scripted_session import run_started
+from tests.support.synthetic_run import step_events
 
 
 @pytest.mark.parametrize("cls", list(ev.Record.TYPES.values()), ids=lambda cls: cls.__name__)
@@ -215,3 +216,38 @@ def _leaves(value: object) -> Iterator[object]:
         yield from value
     else:
         yield value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reward": float("nan")},
+        {"reward": 1e300},
+        {"step": 2**60},
+        {"step": True},
+        {"step": "4"},
+        {"step": 4.0},
+        {"loss": -0.1e-7},
+        {"kl": 0.1234567890123456789},
+        {"scores": {"align": 5, "\ud83d": 2.5}},
+        {"seconds": {"update": "1e3"}},
+        {"lengths": [1, 2]},
+        {"unknown": [[[]]]},
+        {"time": "2026-13-01T00:00:00Z"},
+        {"seq": 2**60},
+        {"type": "Nonsense"},
+    ],
+)
+def test_a_line_is_the_same_record_as_bytes_and_as_text(changes: dict[str, Any]) -> None:
+    (event,) = (e for e in step_events(1, 4, 1) if isinstance(e, ev.StepFinished))
+    body = json.loads(codec.encode(ev.Record(17, ev.current_timestamp(), event))) | changes
+    line = json.dumps(body)
+
+    def outcome(decode: Callable[[Any], ev.Record], text: str | bytes) -> ev.Record | str:
+        try:
+            return decode(text)
+        except codec.EventError as error:
+            return str(error)
+
+    assert outcome(codec.decode_bytes, line.encode()) == outcome(codec.decode, line)

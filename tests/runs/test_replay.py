@@ -17,6 +17,7 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold, fold_all
 from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.replay import Replay, ReplayCanceled
+from ida_tui.util.safe_files import BLOCK_BYTES
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import run_events, step_events, write
 
@@ -29,6 +30,8 @@ def lines_of(events: Sequence[ev.Event]) -> bytes:
     return b"".join(codec.encode(record).encode() + b"\n" for record in records)
 
 
+TOKENS = '{"v": 2, "seq": 1, "time": "2026-01-01T00:00:00Z", "type": "TokensGenerated"'
+NEWLINE = b"\n"
 PHASES = st.sampled_from(["load", "generate", "judge", "reference", "update", "save", "evaluate"])
 STEPS = st.integers(0, 4)
 EVENT = st.one_of(
@@ -159,3 +162,33 @@ def test_an_undecodable_timestamp_is_reported_with_its_line(tmp_path: Path) -> N
 
     with pytest.raises(codec.EventError, match=r"events\.jsonl:2"):
         Replay.open(path)
+
+
+def test_an_invalid_line_in_a_later_block_is_reported_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    good = lines_of([event for step in range(1, 60) for event in step_events(step, 60)])
+    assert len(good) > BLOCK_BYTES
+    path.write_bytes(good + b"no event\n")
+
+    with pytest.raises(
+        codec.EventError, match=rf"events\.jsonl:{good.count(NEWLINE) + 1}: not JSON"
+    ):
+        Replay.open(path)
+
+
+@pytest.mark.parametrize(
+    "text", [TOKENS, TOKENS.replace('"', "'"), "\ud83d", "a" * 2 * BLOCK_BYTES]
+)
+def test_texts_do_not_change_how_a_run_is_read(text: str, tmp_path: Path) -> None:
+    events = [
+        *step_events(1, 4, 2),
+        ev.PhaseChanged(2, "generate"),
+        ev.CompletionFinished(2, 0, 0, "p", text, text, 3, True),
+        ev.PhaseChanged(3, "evaluate"),
+        ev.TextGenerated(3, (text,)),
+    ]
+    (tmp_path / "events.jsonl").write_bytes(lines_of(events))
+
+    replay = Replay.open(tmp_path / "events.jsonl")
+
+    assert replay.final_state == fold_all(read_events(replay.path))

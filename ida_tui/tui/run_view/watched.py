@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
-from ida_tui.events.state import RunState, fold
+from ida_tui.events.state import RunState, fold_all
 from ida_tui.tui.run_view.sources import RecordSource
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ class RunView:
         deadline = time.monotonic() + FOLD_BUDGET_S
         while True:
             records = self.source.next_records(RECORD_BATCH)
-            for record in records:
-                self.state = fold(self.state, record)
-                changed.add(type(record.event))
+            self.state = fold_all(records, self.state)
+            changed.update(type(record.event) for record in records)
             if len(records) < RECORD_BATCH:
                 return NewRecords(frozenset(changed), more_waiting=False)
             if time.monotonic() > deadline:
