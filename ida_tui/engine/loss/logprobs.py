@@ -124,7 +124,7 @@ def completion_logprobs(
     # The backward pass recomputes the forward pass, which must then use the same kernels.
     with nullcontext() if recomputes else use_onednn_linears(backbone):
         if not recomputes and supports_joint_sequences(backbone):
-            sequence = JointSequence.of(batch, logits_to_keep)
+            sequence = JointSequence.of(batch, logits_to_keep, backbone.config.num_attention_heads)
             hidden, labels = joint_states(backbone, sequence), sequence.labels
             positions = sequence.columns
         else:
