@@ -39,15 +39,19 @@ class DrawnLogprobs:
         is_on_host = logprobs.device.type == "cpu"
         self._parts.append((list(rows), logprobs.tolist() if is_on_host else logprobs))
 
-    def padded(self, rows: int, width: int) -> torch.Tensor:
-        """The first `rows` rows and `width` tokens, (rows, width), zero where a row has no token."""
+    def of_rows(self, rows: int) -> list[list[float]]:
+        """The values of the first `rows` rows, one list per row."""
         values: list[list[float]] = [[] for _ in range(rows)]
         for indices, logprobs in self._parts:
             floats = logprobs if isinstance(logprobs, list) else logprobs.tolist()
             for row, value in zip(indices, floats, strict=True):
                 if row < rows:
                     values[row].append(value)
-        return torch.tensor([(row + [0.0] * width)[:width] for row in values])
+        return values
+
+    def padded(self, rows: int, width: int) -> torch.Tensor:
+        """The first `rows` rows and `width` tokens, (rows, width), zero where a row has no token."""
+        return torch.tensor([(row + [0.0] * width)[:width] for row in self.of_rows(rows)])
 
 
 def mean_difference(values: torch.Tensor, others: torch.Tensor, is_token: torch.Tensor) -> float:

@@ -18,6 +18,7 @@ agree, TRL's code takes over.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,12 +28,14 @@ from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from ida_tui.config.sections.training import SamplingWeights
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, mean_difference, worst
 from ida_tui.engine.rollout.generate import generate_in_chunks
+from ida_tui.engine.rollout.importance import RatioBounds, RatioSums, SamplingFigures
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
@@ -63,18 +66,26 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     Args:
         rollout_rows: completions generated together; None means all completions of a step.
+        sampling_weights: number format of the frozen weights while completions are drawn.
         **arguments: arguments of `InstrumentedGRPOTrainer`.
     """
 
-    def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rollout_rows: int | None = None,
+        sampling_weights: SamplingWeights = "model",
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self._rollout_rows = rollout_rows
+        self._sampling_weights: SamplingWeights = sampling_weights
         self._last_check: int | None = None
         """Step of the last check; None before the first one in this process."""
         self._adapter_checked = False
         """Whether a check has been made with weights that differ from the base model's."""
         self._drawn: DrawnLogprobs | None = None
-        """Log-probabilities of the rollout as drawn, if it is checked."""
+        """Log-probabilities of the rollout as drawn, if they are needed."""
         self._length_bucket = length_bucket(self.accelerator.device.type)
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
@@ -82,6 +93,10 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._rng_after_shuffle: torch.Tensor | None = None
         self._fallback_reason: str | None = None
         """Why TRL's code computes the steps; None while the fast code does."""
+        self._scores_old_policy = False
+        """Whether TRL asks next for the policy's log-probabilities before the update."""
+        # TRL corrects the loss for another drawing policy only where vLLM draws.
+        self.use_vllm = sampling_weights != "model"
         if reason := self._unsupported_reason():
             self._fall_back(reason)
 
@@ -97,7 +112,11 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _fall_back(self, reason: str) -> None:
         self._fallback_reason = reason
-        self._notify("warning", f"The fast step is off; TRL's code is used instead: {reason}")
+        self.use_vllm = False
+        without = "" if self._sampling_weights == "model" else ", without training.sampling_weights"
+        self._notify(
+            "warning", f"The fast step is off; TRL's code is used instead{without}: {reason}"
+        )
 
     def _notify(self, level: Any, text: str) -> None:
         self._recorder.emit(Noticed(level=level, source="engine", text=text))
@@ -120,6 +139,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._precomputed is not None:
             # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
+        self._record_sampling(batch)
         if not self._process_group.is_single:
             # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
             # so that several processes draw the same random numbers as one.
@@ -132,13 +152,29 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        self._drawn = DrawnLogprobs() if self._is_check_due() else None
+        is_check_due = self._is_check_due()
+        self._drawn = DrawnLogprobs() if is_check_due or self.use_vllm else None
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self._drawn is not None and not self._check_agreement(completion_ids, self._drawn):
+        if is_check_due and not self._check_agreement(completion_ids, self._drawn):
             # The completions come from another policy than the loss scores.
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._drawn = None
+        self._scores_old_policy = self.use_vllm and self.vllm_importance_sampling_correction
         return completion_ids, logprobs
+
+    def _record_sampling(self, batch: Mapping[str, Any]) -> None:
+        """Record how far the policy that drew a rollout is from the one that is trained."""
+        if "importance_sampling_ratio" not in batch:
+            return
+        bounds = RatioBounds(
+            self.vllm_importance_sampling_mode,
+            self.vllm_importance_sampling_clip_min,
+            self.vllm_importance_sampling_clip_max,
+        )
+        drawn, scored = batch["sampling_per_token_logps"], batch["old_per_token_logps"]
+        sums = RatioSums.of(drawn, scored, batch["completion_mask"], bounds)
+        figures = SamplingFigures.of_ranks(self._process_group.all_gather(sums))
+        self._recorder.record_sampling(figures)
 
     def _generate_completion_ids(
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
@@ -172,8 +208,11 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 on_draw=None if self._drawn is None else self._drawn.add,
                 bucket=self._length_bucket,
                 shared_sampler=shared_sampler,
+                weights=self._sampling_weights,
             )
-        return completion_ids, None
+        if not self.use_vllm or self._drawn is None:
+            return completion_ids, None
+        return completion_ids, self._drawn.of_rows(len(completion_ids))
 
     def _token_sampler(self) -> TokenSampler:
         """Sampling parameters of the run."""
@@ -185,11 +224,15 @@ class FastTrainer(InstrumentedGRPOTrainer):
         """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
         if (
             self._fallback_reason is not None
+            or self._precomputed is not None
             or not self._is_single_batch_step()
             or not self.model.training
         ):
             return
-        ids, mask, logits_to_keep = self._pad_like_trl(self._prompt_ids, completion_ids)
+        self._precompute(*self._pad_like_trl(self._prompt_ids, completion_ids))
+
+    def _precompute(self, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int) -> None:
+        """Run the forward pass of the loss ahead of the loss."""
         self._recorder.enter_phase("update", self._current_step)
         with torch.enable_grad():
             logprobs, entropies = self._fast_logprobs(
@@ -265,10 +308,21 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 **other,
             )
             return outputs
+        of_old_policy, self._scores_old_policy = self._scores_old_policy, False
+        if (
+            of_old_policy
+            and self._is_single_batch_step()
+            and self.model.training
+            and not self.args.gradient_checkpointing
+        ):
+            # The update is the first one of this policy, so the loss's own forward pass has these values.
+            self._precompute(input_ids, attention_mask, logits_to_keep)
+            assert self._precomputed is not None
+            return self._precomputed.logprobs.detach(), None, None
         self._mark_reference_phase()
-        precomputed, self._precomputed = self._precomputed, None
         order = self._row_order
-        if precomputed is not None and order is not None and torch.is_grad_enabled():
+        if self._precomputed is not None and order is not None and torch.is_grad_enabled():
+            precomputed, self._precomputed = self._precomputed, None
             return precomputed.logprobs[order], precomputed.entropies[order], None
         # In a rollout TRL asks for batches of the update's size, which limits memory like the update's.
         rows_at_once = batch_size or len(input_ids)
@@ -356,7 +410,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         differs, is_first = self._weights_differ_from_base(), self._last_check is None
         if not agrees(from_trl, dtype):
             self._fall_back(f"log-probabilities differ from TRL's by {from_trl:.1e} on average")
-        elif not agrees(gap, dtype):
+        elif self._sampling_weights == "model" and not agrees(gap, dtype):
             self._fall_back(
                 f"log-probabilities of the drawn tokens differ from the loss's by {gap:.1e} on average"
             )
@@ -369,6 +423,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
             )
         self._last_check = self._current_step
         self._adapter_checked = self._adapter_checked or differs
+        if self._sampling_weights != "model":  # TRL's code has no correction
+            return self._fallback_reason is None
         return agrees(drawn_from_trl, dtype)
 
     def _logprob_dtype(self) -> str:
