@@ -20,10 +20,13 @@ from transformers import DynamicCache
 
 from ida_tui.engine.architecture.parts import CausalParts
 from ida_tui.engine.device.onednn import use_onednn_linears
+from ida_tui.engine.loss.joint_sequence import (
+    JointSequence,
+    joint_states,
+    supports_joint_sequences,
+)
 from ida_tui.engine.loss.lm_head import chunked_logprobs
-
-MAX_PADDING = 0.25
-"""Largest share of padding in a micro-batch before a new one is started."""
+from ida_tui.engine.loss.padding import similar_lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +92,7 @@ class CompletionBatch:
 
     def micro_batches(self) -> Iterator[list[int]]:
         """Rows that go through the model together, grouped by length to limit padding."""
-        order = sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])
-        rows: list[int] = []
-        tokens = 0
-        for row in order:
-            longest = self.lengths[rows[0]] if rows else self.lengths[row]
-            padded_tokens = longest * (len(rows) + 1)
-            if rows and padded_tokens - tokens - self.lengths[row] > MAX_PADDING * padded_tokens:
-                yield rows
-                rows, tokens = [], 0
-            rows.append(row)
-            tokens += self.lengths[row]
-        if rows:
-            yield rows
+        return similar_lengths(self.lengths)
 
 
 def completion_logprobs(
@@ -142,26 +133,14 @@ def completion_logprobs(
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
     with nullcontext() if recomputes else use_onednn_linears(backbone):
-        states_of = (
-            _states_of_full_rows(backbone, batch)
-            if recomputes
-            else _states_with_shared_prompts(backbone, batch)
-        )
-        hidden, labels, positions = [], [], []
-        for rows in batch.micro_batches():
-            longest = -(-batch.lengths[rows[0]] // bucket) * bucket
-            if longest == 0:
-                continue
-            index = torch.tensor(rows, device=ids.device)
-            tokens = batch.completions[index, :longest]
-            states = states_of(batch.prompt_of[index], tokens)
-            valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=ids.device)
-            for position, row in enumerate(rows):
-                valid[position, : batch.lengths[row]] = True
-            hidden.append(states[valid])
-            labels.append(tokens[valid])
-            columns = torch.arange(longest, device=ids.device)
-            positions.append((index[:, None] * logits_to_keep + columns)[valid])
+        if not recomputes and supports_joint_sequences(backbone):
+            sequence = JointSequence.of(batch, logits_to_keep)
+            hidden, labels = joint_states(backbone, sequence), sequence.labels
+            positions = sequence.columns
+        else:
+            hidden, labels, positions = _states_of_micro_batches(
+                backbone, batch, logits_to_keep, recomputes=recomputes
+            )
     return _logprobs_of_states(
         parts,
         hidden,
@@ -172,6 +151,34 @@ def completion_logprobs(
         with_entropy,
         entropy_gradient,
     )
+
+
+def _states_of_micro_batches(
+    backbone: Any, batch: CompletionBatch, width: int, *, recomputes: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states that predict the completion tokens, those tokens, and their places in the result."""
+    states_of = (
+        _states_of_full_rows(backbone, batch)
+        if recomputes
+        else _states_with_shared_prompts(backbone, batch)
+    )
+    hidden, labels, positions = [], [], []
+    device = batch.completions.device
+    for rows in batch.micro_batches():
+        longest = -(-batch.lengths[rows[0]] // batch.bucket) * batch.bucket
+        if longest == 0:
+            continue
+        index = torch.tensor(rows, device=device)
+        tokens = batch.completions[index, :longest]
+        states = states_of(batch.prompt_of[index], tokens)
+        valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)
+        for position, row in enumerate(rows):
+            valid[position, : batch.lengths[row]] = True
+        hidden.append(states[valid])
+        labels.append(tokens[valid])
+        columns = torch.arange(longest, device=device)
+        positions.append((index[:, None] * width + columns)[valid])
+    return torch.cat(hidden), torch.cat(labels), torch.cat(positions)
 
 
 def _zero_of_trained_weights(model: Any) -> torch.Tensor | float:
@@ -275,21 +282,20 @@ def _continue_from_prompts(
 
 def _logprobs_of_states(
     parts: CausalParts,
-    hidden: list[torch.Tensor],
-    labels: list[torch.Tensor],
-    positions: list[torch.Tensor],
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    positions: torch.Tensor,
     shape: tuple[int, int],
     temperature: float,
     with_entropy: bool,
     entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Apply the output layer to the hidden states and scatter the results to their rows and columns."""
-    position = torch.cat(positions)
     logprobs, entropies = chunked_logprobs(
-        torch.cat(hidden),
+        hidden,
         parts.head.weight,
         parts.head.bias,
-        torch.cat(labels),
+        labels,
         temperature,
         entropy_gradient,
         scale=parts.scale,
@@ -298,6 +304,6 @@ def _logprobs_of_states(
 
     def scatter(values: torch.Tensor) -> torch.Tensor:
         flat = values.new_zeros(shape[0] * shape[1])
-        return flat.scatter(0, position, values).view(shape)
+        return flat.scatter(0, positions, values).view(shape)
 
     return scatter(logprobs), scatter(entropies) if with_entropy else None

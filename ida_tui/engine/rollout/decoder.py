@@ -19,7 +19,7 @@ from torch.nn import functional
 from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.rollout.decoder_layer import DecoderLayer, rms_norm
-from ida_tui.engine.rollout.families import FAMILIES, embedding_scale, rotary_kinds
+from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
 
 
 class Decoder:

@@ -11,10 +11,10 @@ is still working, and the loss reuses them. Advantages, loss, optimizer, schedul
 Each of the two is replaced by TRL's code, with a warning in the log, where it does not support the model:
 sampling needs a family that the decoder knows, log-probabilities only a backbone and an output layer.
 
-The first rows of a rollout are checked: their log-probabilities as drawn, as the loss scores them and as TRL
-computes them must agree. This is done for the first rollout, for the first one after the weights have moved
-(an adapter starts as zero, so only then does it show), and then every `CHECK_INTERVAL` steps. If they do not
-agree, TRL's code takes over.
+The longest row of a rollout and the shortest one of its group are checked: their log-probabilities as drawn,
+as the loss scores them and as TRL computes them must agree. This is done for the first rollout, for the first
+one after the weights have moved (an adapter starts as zero, so only then does it show), and then every
+`CHECK_INTERVAL` steps. If they do not agree, TRL's code takes over.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout import decoder_support
-from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, mean_difference, worst
+from ida_tui.engine.rollout.agreement import (
+    DrawnLogprobs,
+    agrees,
+    mean_difference,
+    rows_to_compare,
+    worst,
+)
 from ida_tui.engine.rollout.generate import generate_in_chunks
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
@@ -170,7 +176,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         self._drawn = DrawnLogprobs() if self._is_check_due() else None
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self._drawn is not None and not self._check_agreement(completion_ids, self._drawn):
+        if self._drawn is None or not (self._samples_fast or self._scores_fast):
+            return completion_ids, logprobs
+        if not self._check_agreement(completion_ids, self._drawn):
             # The completions come from another policy than the loss scores.
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._drawn = None
@@ -367,32 +375,32 @@ class FastTrainer(InstrumentedGRPOTrainer):
         return any(bool(up.any()) for up in ups) if ups else self._weight_delta.change().model > 0
 
     def _check_agreement(self, completion_ids: list[list[int]], drawn: DrawnLogprobs) -> bool:
-        """Compare the first rows' log-probabilities, with the adapter on; fall back if they differ.
+        """Compare the log-probabilities of two rows, with the adapter on; fall back if they differ.
 
         Where TRL's code samples or scores, its part is not compared.
 
         Returns:
             Whether the completions can be used: they were drawn from the policy that the loss will score.
         """
-        # No more rows than a pass of the loss has: the memory plan covers those.
-        rows = min(self.num_generations, self.args.per_device_train_batch_size)
-        prompts = self._prompt_ids[:rows]
-        ids, mask, width = self._pad_like_trl(prompts, completion_ids[:rows])
+        rows = rows_to_compare([len(ids) for ids in completion_ids], self.num_generations)
+        prompts, completions = (
+            [ids[row] for row in rows] for ids in (self._prompt_ids, completion_ids)
+        )
+        ids, mask, width = self._pad_like_trl(prompts, completions)
         is_token = mask[:, -width:].cpu()
         with torch.no_grad():
-            trl, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(
-                self,
-                self.model,
-                ids,
-                mask,
-                width,
-                batch_size=1,  # TRL's code needs far more memory for larger batches
-            )
+            trl = torch.zeros(len(rows), width)
+            # One row at a time and without padding: TRL's code needs more memory and time for a batch.
+            for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+                logprobs, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(
+                    self, self.model, *self._pad_like_trl([prompt], [completion])
+                )
+                trl[index, : logprobs.shape[1]] = logprobs[0].float().cpu()
             scored = trl
             if self._scores_fast:
-                scored, _ = self._fast_logprobs(self.model, ids, mask, width, entropy=False)
-        trl, scored = trl.float().cpu(), scored.float().cpu()
-        as_drawn = drawn.padded(len(prompts), width) if self._samples_fast else scored
+                fast, _ = self._fast_logprobs(self.model, ids, mask, width, entropy=False)
+                scored = fast.float().cpu()
+        as_drawn = drawn.padded(rows, width) if self._samples_fast else scored
         # Use the largest value of all ranks, so that all ranks decide the same.
         differences = self._process_group.all_gather(
             tuple(
