@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,42 +11,99 @@ from torch.nn import functional
 
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.device.packed import PackedLinear, frozen_weight
+from ida_tui.engine.architecture.families import LayerDescription, describe_layer
 
+Function = Callable[[torch.Tensor], torch.Tensor]
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Applies several linear layers to one input."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Functions of one transformer layer."""
+    """Functions and numbers of one transformer layer, in the terms of `families`."""
 
-    norm_in: Callable[[torch.Tensor], torch.Tensor]
+    norm_in: Function
     attention_in: Projection
-    norm_q: Callable[[torch.Tensor], torch.Tensor]
-    norm_k: Callable[[torch.Tensor], torch.Tensor]
-    attention_out: Projection
-    norm_mlp: Callable[[torch.Tensor], torch.Tensor]
-    mlp_in: Projection
-    mlp_out: Projection
+    """Queries, keys and values, (rows, heads * head size) each."""
+    split_q: Function
+    split_k: Function
+    """Heads of the queries and keys, (rows, heads, head size), normalized if the family does."""
+    attention_out: Function
+    """The output of the attention as it is added to the layer's input."""
+    norm_mlp: Function
+    mlp: Function
+    """The output of the MLP as it is added to its input."""
+    attention_scale: float
+    window: int | None
+    rotary: str | None
 
     @classmethod
-    def from_module(cls, layer: Any) -> DecoderLayer:
-        attention, mlp = layer.self_attn, layer.mlp
+    def from_module(cls, config: Any, layer: Any, index: int) -> DecoderLayer:
+        described = describe_layer(config, layer, index)
+        offset, scale = described.family.norm_offset, described.residual_scale
+        head_size = layer.self_attn.head_dim
+        q_size, kv_size = (
+            heads * head_size for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
+        out = _projection(described.attention_out)
         return cls(
-            norm_in=rms_norm(layer.input_layernorm),
-            attention_in=_projection(attention.q_proj, attention.k_proj, attention.v_proj),
-            norm_q=rms_norm(getattr(attention, "q_norm", None)),
-            norm_k=rms_norm(getattr(attention, "k_norm", None)),
-            attention_out=_projection(attention.o_proj),
-            norm_mlp=rms_norm(layer.post_attention_layernorm),
-            mlp_in=_projection(mlp.gate_proj, mlp.up_proj),
-            mlp_out=_projection(mlp.down_proj),
+            norm_in=rms_norm(described.norm_in, offset),
+            attention_in=_parts(described.attention_in, (q_size, kv_size, kv_size)),
+            split_q=_split_heads(described.norm_q, head_size, offset),
+            split_k=_split_heads(described.norm_k, head_size, offset),
+            attention_out=_added(lambda x: out(x)[0], described.norm_attended, offset, scale),
+            norm_mlp=rms_norm(described.norm_mlp, offset),
+            mlp=_added(_mlp(described), described.norm_fed, offset, scale),
+            attention_scale=described.attention_scale,
+            window=described.window,
+            rotary=described.rotary,
         )
 
 
-def unwrap_peft(model: Any) -> Any:
-    """The causal language model without its PEFT wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def _parts(linears: Sequence[Any], sizes: Sequence[int]) -> Projection:
+    """The outputs of several linear layers, or of one that computes all of them, of these sizes."""
+    product = _projection(*linears)
+    if len(linears) == len(sizes):
+        return product
+    return lambda x: torch.split(product(x)[0], list(sizes), dim=-1)
+
+
+def _split_heads(norm: Any, head_size: int, offset: float) -> Function:
+    """Split (rows, heads * head size) into heads, with the norm over each head or over all of them."""
+    normalize = rms_norm(norm, offset)
+    if norm is None or norm.weight.numel() == head_size:
+        return lambda x: normalize(x.view(len(x), -1, head_size))
+    return lambda x: normalize(x).view(len(x), -1, head_size)
+
+
+def _added(function: Function, norm: Any, offset: float, scale: float) -> Function:
+    """A function followed by a norm, which may be None, and a factor."""
+    if norm is not None:
+        normalize = rms_norm(norm, offset)
+        return lambda x: normalize(function(x))
+    return function if scale == 1.0 else lambda x: function(x) * scale
+
+
+def _mlp(described: LayerDescription) -> Function:
+    """The MLP without its norms, (rows, hidden). A mixture of experts is computed by its own module."""
+    if not described.mlp_in:
+        return lambda x: described.mlp(x[:, None])[:, 0]
+    width = described.mlp_out[0].in_features
+    gate_and_up = _parts(described.mlp_in, (width, width))
+    down = _projection(*described.mlp_out)
+    activate = _activation(described.mlp)
+
+    def mlp(x: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_and_up(x)
+        return down(activate(gate).mul_(up))[0]
+
+    return mlp
+
+
+def _activation(mlp: Any) -> Function:
+    """The activation function of an MLP."""
+    module = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.activation_fn
+    return functional.silu if isinstance(module, torch.nn.SiLU) else module
 
 
 def _projection(*linears: Any) -> Projection:
@@ -88,12 +145,15 @@ def _adapter_matrices(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     return None
 
 
-def rms_norm(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """RMS norm over the last dimension; the identity for None."""
+def rms_norm(norm: Any, offset: float = 0.0) -> Function:
+    """RMS norm over the last dimension, with a number added to its weight; the identity for None."""
     if norm is None:
         return lambda x: x
-    weight, epsilon = norm.weight, norm.variance_epsilon
+    weight = norm.weight.detach()
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     shape = tuple(weight.shape)
-    if weight.dtype == torch.float32:
-        return lambda x: functional.rms_norm(x, shape, weight, epsilon)
-    return lambda x: weight * functional.rms_norm(x.float(), shape, None, epsilon).to(x.dtype)
+    if offset:  # Gemma multiplies in float32
+        weight = weight.float() + offset
+    elif weight.dtype != torch.float32:
+        return lambda x: weight * functional.rms_norm(x.float(), shape, None, epsilon).to(x.dtype)
+    return lambda x: functional.rms_norm(x.float(), shape, weight, epsilon).to(x.dtype)

@@ -93,6 +93,8 @@ def generate(
     overlap_forward: bool | None = None,
     bucket: int = 1,
     shared_sampler: SharedSampler | None = None,
+    weights: SamplingWeights = "model",
+    graphs: GraphChoice | None = None,
 ) -> list[list[int]]:
     """Generate one completion for each prompt. Equal prompts are read once. Call it under `torch.no_grad`.
 
@@ -109,6 +111,8 @@ def generate(
         overlap_forward: whether to start the next forward pass before reading the tokens; None: on GPUs only.
         bucket: attention lengths are rounded up to a multiple of this (`device.length_bucket`).
         shared_sampler: random numbers shared by several processes; None for a single process.
+        weights: number format of the frozen weights after the prompts have been read.
+        graphs: whether steps of one shape run as CUDA graphs; None: steps of the smallest shapes.
 
     Returns:
         The completions' token ids, one list per row.
@@ -120,7 +124,7 @@ def generate(
     device = model.device
     unique, prompt_of = _distinct_prompts(prompts)
     logits, decoder, seen = _prefill(
-        model, unique, prompt_of, sampler, max_new_tokens, pad_token_id, bucket
+        model, unique, prompt_of, sampler, max_new_tokens, pad_token_id, bucket, weights, graphs
     )
     eos_ids = frozenset(eos_token_ids)
     completions: list[list[int]] = [[] for _ in prompts]
@@ -184,6 +188,8 @@ def _prefill(
     max_new_tokens: int,
     pad_token_id: int,
     bucket: int,
+    weights: SamplingWeights,
+    graphs: GraphChoice | None,
 ) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
     """Read every distinct prompt once.
 

@@ -7,8 +7,9 @@ for it; these figures show how far apart the two are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +24,15 @@ class RatioBounds:
     mode: str
     lowest: float | None
     highest: float | None
+
+    @classmethod
+    def of(cls, arguments: Any) -> RatioBounds:
+        """Those of some arguments of `trl.GRPOConfig`."""
+        return cls(
+            arguments.vllm_importance_sampling_mode,
+            arguments.vllm_importance_sampling_clip_min,
+            arguments.vllm_importance_sampling_clip_max,
+        )
 
     def is_outside(self, ratios: torch.Tensor) -> torch.Tensor:
         """Which ratios the correction limits or leaves out."""
@@ -42,22 +52,10 @@ class RatioSums:
     outside: float
 
     @classmethod
-    def of(
-        cls,
-        drawn: torch.Tensor,
-        scored: torch.Tensor,
-        is_token: torch.Tensor,
-        bounds: RatioBounds,
-    ) -> RatioSums:
-        """The sums of some rows.
-
-        Args:
-            drawn: log-probabilities as drawn, (rows, tokens).
-            scored: those of the policy that is trained, in the same shape.
-            is_token: true for tokens of the loss, in the same shape.
-            bounds: how TRL corrects the loss.
-        """
-        is_token = is_token.bool()
+    def of(cls, batch: Mapping[str, torch.Tensor], bounds: RatioBounds) -> RatioSums:
+        """The sums of TRL's batch for the loss, whose log-probabilities are (rows, tokens)."""
+        drawn, scored = batch["sampling_per_token_logps"], batch["old_per_token_logps"]
+        is_token = batch["completion_mask"].bool()
         log_ratio = torch.where(is_token, scored.double() - drawn.double(), 0.0)
         ratio = log_ratio.exp()[is_token]
         # Schulman's estimator of KL(drawn || scored): never negative, and of low variance.
