@@ -16,8 +16,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ida_tui.engine.device.onednn import linear
-from ida_tui.engine.rollout.decoder_layer import DecoderLayer, rms_norm, unwrap_peft
+from ida_tui.engine.device.rollout_weights import RolloutWeights
+from ida_tui.engine.rollout.decoder_layer import (
+    DecoderLayer,
+    linear_projection,
+    rms_norm,
+    unwrap_peft,
+)
 
 
 class Decoder:
@@ -48,10 +53,11 @@ class Decoder:
         self._head_size = keys[0].shape[-1]
         self._queries_per_kv_head = config.num_attention_heads // self._kv_heads
         self._embedding = base.model.embed_tokens.weight
-        self._norm = base.model.norm
-        self._lm_head = base.lm_head
+        self._norm = rms_norm(base.model.norm)
         self._rotary = base.model.rotary_emb
-        self._layers = [DecoderLayer.from_module(layer) for layer in base.model.layers]
+        weights = RolloutWeights()
+        self._layers = [DecoderLayer.from_module(layer, weights) for layer in base.model.layers]
+        self._lm_head = linear_projection([base.lm_head], weights)
         rows, _, length, _ = keys[0].shape
         self._rows, self._length, self._bucket = rows, length, bucket
         max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
@@ -114,8 +120,8 @@ class Decoder:
             gate, up = layer.mlp_in(layer.norm_mlp(x))
             (down,) = layer.mlp_out(functional.silu(gate).mul_(up))
             x = x + down
-        norm = rms_norm(self._norm)
-        return linear(norm(x), self._lm_head.weight, self._lm_head.bias)
+        (logits,) = self._lm_head(self._norm(x))
+        return logits
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

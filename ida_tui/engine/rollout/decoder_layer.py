@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,12 @@ from torch.nn import functional
 
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.device.packed import PackedLinear, frozen_weight
+from ida_tui.engine.device.rollout_weights import RolloutWeights
 
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Applies several linear layers to one input."""
+Adapter = tuple[torch.Tensor, torch.Tensor]
+"""A, (rank, in), and the scaled transposed B, (rank, out)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,21 @@ class DecoderLayer:
     mlp_out: Projection
 
     @classmethod
-    def from_module(cls, layer: Any) -> DecoderLayer:
+    def from_module(cls, layer: Any, weights: RolloutWeights) -> DecoderLayer:
         attention, mlp = layer.self_attn, layer.mlp
+
+        def projection(*linears: Any) -> Projection:
+            return linear_projection(linears, weights)
+
         return cls(
             norm_in=rms_norm(layer.input_layernorm),
-            attention_in=_projection(attention.q_proj, attention.k_proj, attention.v_proj),
+            attention_in=projection(attention.q_proj, attention.k_proj, attention.v_proj),
             norm_q=rms_norm(getattr(attention, "q_norm", None)),
             norm_k=rms_norm(getattr(attention, "k_norm", None)),
-            attention_out=_projection(attention.o_proj),
+            attention_out=projection(attention.o_proj),
             norm_mlp=rms_norm(layer.post_attention_layernorm),
-            mlp_in=_projection(mlp.gate_proj, mlp.up_proj),
-            mlp_out=_projection(mlp.down_proj),
+            mlp_in=projection(mlp.gate_proj, mlp.up_proj),
+            mlp_out=projection(mlp.down_proj),
         )
 
 
@@ -49,10 +56,16 @@ def unwrap_peft(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _projection(*linears: Any) -> Projection:
-    """Apply these layers to one input. The A matrices of their adapters are multiplied as one."""
+def linear_projection(linears: Sequence[Any], weights: RolloutWeights) -> Projection:
+    """Apply these layers to one input, if possible with one copy of their weights that includes the adapters.
+
+    Otherwise the A matrices of their adapters are multiplied as one.
+    """
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
     adapters = [_adapter_matrices(linear) for linear in linears]
+    is_packed = any(isinstance(base, PackedLinear) for base in bases)
+    if not is_packed and weights.accepts([base.weight for base in bases]):
+        return _fused_projection(bases, adapters, weights)
     if not any(adapters):
         return lambda x: tuple(_product(base, x) for base in bases)
     dtype = bases[0].dtype if isinstance(bases[0], PackedLinear) else bases[0].weight.dtype
@@ -71,12 +84,37 @@ def _projection(*linears: Any) -> Projection:
     return product
 
 
+def _fused_projection(
+    bases: Sequence[Any], adapters: Sequence[Adapter | None], weights: RolloutWeights
+) -> Projection:
+    """Apply these layers and their adapters with a single product."""
+    sizes = [base.weight.shape[0] for base in bases]
+    weight = torch.cat([base.weight.detach() for base in bases])
+    for rows, adapter in zip(torch.split(weight, sizes), adapters, strict=True):
+        if adapter is not None:
+            down, up = adapter
+            rows.addmm_(up.t().to(rows.dtype), down.to(rows.dtype))
+    bias = None
+    if any(base.bias is not None for base in bases):
+        biases = zip(bases, sizes, strict=True)
+        bias = torch.cat(
+            [
+                weight.new_zeros(size) if base.bias is None else base.bias.detach()
+                for base, size in biases
+            ]
+        )
+    product = weights.product(weight, bias)
+    if len(sizes) == 1:
+        return lambda x: (product(x),)
+    return lambda x: torch.split(product(x), sizes, dim=-1)
+
+
 def _product(base: Any, x: torch.Tensor) -> torch.Tensor:
     return linear(x, frozen_weight(base, x.dtype), base.bias)
 
 
-def _adapter_matrices(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A, (rank, in), and the scaled transposed B, (rank, out), of the active adapter; None without one."""
+def _adapter_matrices(linear: Any) -> Adapter | None:
+    """The matrices of the active adapter; None without one."""
     names = (
         [] if getattr(linear, "disable_adapters", False) else getattr(linear, "active_adapters", ())
     )
