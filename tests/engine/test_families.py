@@ -14,11 +14,11 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from ida_tui.engine.architecture.families import FAMILIES
 from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import DrawnLogprobs
-from ida_tui.engine.architecture.families import FAMILIES
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.trainer import scoring_probe

@@ -1,9 +1,9 @@
 """Products of float32 rows with a frozen weight in bfloat16 or int8, for sampling on the CPU.
 
 Reading the weights limits how fast a few rows are multiplied. In bfloat16 they take half of the memory, and
-processors with instructions for bfloat16 multiply twice as many at once (oneDNN). In int8 they take a quarter:
-weights have one scale per output, and the rows share one scale that is chosen in each product (fbgemm on x86,
-qnnpack on ARM).
+a processor with instructions for bfloat16 multiplies twice as many at once (oneDNN). In int8 they take a
+quarter: weights have one scale per output, and the rows share one scale that is chosen in each product (fbgemm
+on x86, qnnpack on ARM).
 
 Both are private or deprecated parts of torch, so `unusable_reason` computes a small product first.
 """
@@ -11,7 +11,7 @@ Both are private or deprecated parts of torch, so `unusable_reason` computes a s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from ida_tui.engine.device.rollout_weights import Product, RolloutWeights
+
 LowPrecision = Literal["bfloat16", "int8"]
-Product = Callable[[torch.Tensor], torch.Tensor]
-"""Maps rows, (rows, inputs), to their product with a weight, (rows, outputs), both in float32."""
 
 TILE_ROWS = 4096
 """Outputs that are quantized at a time, which limits the memory of temporary values."""
@@ -31,20 +31,28 @@ LARGEST_ERROR = {"bfloat16": 0.01, "int8": 0.04}
 """Largest relative error of the small product."""
 
 
-def low_precision_product(
-    weight: torch.Tensor, bias: torch.Tensor | None, number_format: LowPrecision, rows: int
-) -> Product:
-    """The product with a copy of a weight in another number format.
+class LowPrecisionWeights(RolloutWeights):
+    """Makes the products of one rollout with copies of the weights in another number format.
 
     Args:
-        weight: (outputs, inputs), float32.
-        bias: (outputs,), float32, or None.
-        number_format: that of the copy.
-        rows: number of rows that are multiplied at a time, as a hint for the layout.
+        number_format: that of the copies.
     """
-    if number_format == "int8":
-        return _int8_product(weight, bias, _saturates())
-    return _bfloat16_product(weight, bias, rows)
+
+    def __init__(self, number_format: LowPrecision) -> None:
+        super().__init__()
+        self._number_format = number_format
+
+    def accepts(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Whether these weights can be copied: all in float32 on the CPU can."""
+        return all(
+            weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights
+        )
+
+    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        """A product with a copy of this weight, (outputs, inputs), which `accepts` has accepted."""
+        if self._number_format == "int8":
+            return _int8_product(weight, bias, _saturates())
+        return _bfloat16_product(weight, bias)
 
 
 @cache
@@ -58,7 +66,7 @@ def unusable_reason(number_format: LowPrecision) -> str | None:
     bias = torch.randn(96, generator=generator)
     expected = functional.linear(x, weight, bias)
     try:
-        product = low_precision_product(weight, bias, number_format, len(x))(x)
+        product = LowPrecisionWeights(number_format).product(weight, bias)(x)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         return f"torch cannot compute it here: {' '.join(str(error).split())[:120]}"
     difference = float((product - expected).norm() / expected.norm())
@@ -67,8 +75,8 @@ def unusable_reason(number_format: LowPrecision) -> str | None:
     return None
 
 
-def _bfloat16_product(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight.default(weight.to(torch.bfloat16), rows)
+def _bfloat16_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight.default(weight.to(torch.bfloat16), None)
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
     def product(x: torch.Tensor) -> torch.Tensor:

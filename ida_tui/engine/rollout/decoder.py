@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
-from ida_tui.engine.device.onednn import linear
-from ida_tui.engine.rollout.decoder_layer import DecoderLayer, rms_norm
 from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
+from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
+from ida_tui.engine.device.rollout_weights import RolloutWeights
+from ida_tui.engine.rollout.decoder_layer import DecoderLayer, linear_projection, rms_norm
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of some positions."""
 Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Appends a token's keys and values, (rows, key-value heads, head size), to those of a layer and attends to all.
+"""Appends a token's keys and values, (rows, key-value heads, head size), to a layer's, and attends to all.
 
-Of each key-value head it takes several queries, (rows, key-value heads, queries, head size).
+Each key-value head has several queries, (rows, key-value heads, queries, head size).
 """
 
 
@@ -41,6 +41,7 @@ class Decoder:
         max_new_tokens: maximum number of tokens after the prompt.
         bucket: attention lengths are rounded up to a multiple of this. Values above 1 are for devices that
             compile a kernel and reserve memory for every new length (Metal).
+        weights: makes the products with the weights; None for their own number format.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Decoder:
         padding: torch.Tensor | None,
         max_new_tokens: int,
         bucket: int = 1,
+        weights: RolloutWeights | None = None,
     ) -> None:
         base = unwrap_peft(model)
         config = base.config
@@ -63,10 +65,12 @@ class Decoder:
         self._norm = rms_norm(base.model.norm, FAMILIES[config.model_type].norm_offset)
         self._rotary = base.model.rotary_emb
         self._rotary_kinds = rotary_kinds(config)
+        weights = RolloutWeights() if weights is None else weights
         self._layers = [
-            DecoderLayer.from_module(config, layer, index)
+            DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
         ]
+        self._head = linear_projection([self._parts.head], weights)
         rows, _, length, _ = keys[0].shape
         self._rows, self._length, self._bucket = rows, length, bucket
         max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
@@ -108,9 +112,7 @@ class Decoder:
         if mask is not None and self._bucket > 1:
             mask[:, :, :, position] = True
 
-        def attend(
-            index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-        ) -> torch.Tensor:
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             layer, keys, values = self._layers[index], self._keys[index], self._values[index]
             keys[:rows, :, position] = k
             values[:rows, :, position] = v
@@ -161,8 +163,8 @@ class Decoder:
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits of hidden states, (rows, vocabulary)."""
-        head, scale, softcap = self._parts.head, self._parts.scale, self._parts.softcap
-        logits = linear(states, head.weight, head.bias)
+        scale, softcap = self._parts.scale, self._parts.softcap
+        (logits,) = self._head(states)
         if scale != 1.0:
             logits = logits * scale
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap

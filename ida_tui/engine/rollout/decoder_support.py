@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ida_tui.engine.architecture.families import FAMILIES, describe_layer, has_experts, layer_type
 from ida_tui.engine.architecture.parts import active_adapters, unwrap_peft
 from ida_tui.engine.device.packed import PackedLinear
-from ida_tui.engine.architecture.families import FAMILIES, describe_layer, has_experts, layer_type
 
 UNSUPPORTED_SETTINGS = ("use_bidirectional_attention", "attn_logit_softcapping")
 """Keys of a configuration that change what attention computes."""

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from ida_tui.config.sections.training import SamplingWeights
+from ida_tui.engine.device.cuda_graph import GraphChoice
+from ida_tui.engine.device.low_precision import LowPrecisionWeights
 from ida_tui.engine.rollout.decoder import Decoder
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
+from ida_tui.engine.rollout.static_decoder import StaticDecoder
 
 OnTokens = Callable[[list[list[int]], list[int]], object]
 """Callback after every token: all completions so far, and the rows that ended with this token."""
@@ -212,14 +216,18 @@ def _prefill(
         logits_to_keep=1,
     )
     index = torch.tensor(prompt_of, device=device)
-    decoder = Decoder(
+    arguments = (
         model,
         [layer.keys[index] for layer in cache.layers],
         [layer.values[index] for layer in cache.layers],
         mask.bool()[index] if padded else None,
         max_new_tokens,
-        bucket,
     )
+    if graphs is not None:
+        decoder: Decoder = StaticDecoder(*arguments, graphs=graphs)
+    else:
+        copies = None if weights == "model" else LowPrecisionWeights(weights)
+        decoder = Decoder(*arguments, bucket, copies)
     logits = out.logits[:, -1][index]
     seen = None
     if sampler.needs_history:

@@ -1,7 +1,7 @@
 """Figures of the importance ratio between the policy that is trained and the one that drew the completions.
 
-The two differ if completions are drawn with other weights (`training.sampling_weights`). TRL corrects the loss
-for it; these figures show how far apart the two are.
+The two differ if completions are drawn with other weights (`training.sampling_weights`). TRL corrects the
+loss for it; these figures show how far apart the two are.
 """
 
 from __future__ import annotations
@@ -60,10 +60,8 @@ class RatioSums:
         ratio = log_ratio.exp()[is_token]
         # Schulman's estimator of KL(drawn || scored): never negative, and of low variance.
         divergence = ratio - 1 - log_ratio[is_token]
-        if bounds.mode in SEQUENCE_MODES:
-            bounded = log_ratio.sum(dim=1).exp()[is_token.any(dim=1)]
-        else:
-            bounded = ratio
+        of_rows = log_ratio.sum(dim=1).exp()[is_token.any(dim=1)]
+        bounded = of_rows if bounds.mode in SEQUENCE_MODES else ratio
         return cls(
             tokens=float(ratio.numel()),
             ratio=float(ratio.sum()),

@@ -1,7 +1,7 @@
 """Single-token decoder whose steps all have the same shapes, so that a CUDA graph can run them.
 
-Unlike `Decoder`, it attends to the whole buffer of keys and values, with a mask, and keeps rows that have ended
-until half of its rows have. What changes from token to token is in tensors that it changes in place.
+Unlike `Decoder`, it attends to the whole buffer of keys and values, with a mask, and keeps rows that have
+ended until half of its rows have. What changes from token to token is in tensors that it changes in place.
 """
 
 from __future__ import annotations

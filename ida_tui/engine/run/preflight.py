@@ -15,6 +15,7 @@ from ida_tui.config import precision
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import (
     SINGLE_PROCESS,

@@ -206,7 +206,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._scores_old_policy = self.use_vllm and self.vllm_importance_sampling_correction
         if self._sampling_weights != "model" and not self.use_vllm and not self._noted_own_weights:
             self._noted_own_weights = True
-            self._notify("warning", "training.sampling_weights is without effect: TRL's code samples")
+            self._notify(
+                "warning", "training.sampling_weights is without effect: TRL's code samples"
+            )
         return completion_ids, logprobs
 
     def _generate_completion_ids(
