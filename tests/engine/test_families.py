@@ -1,7 +1,7 @@
 """Parity of the fast step for each model family: with `generate`, with TRL's log-probabilities and gradients.
 
-The models are tiny and random. Attention windows are shorter than the longest prompt, or end inside of a
-completion.
+The models are tiny and random. Attention windows are shorter than the longest prompt, end inside of a
+completion, or are wider than all rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from ida_tui.engine.architecture.families import FAMILIES
 from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import DrawnLogprobs
-from ida_tui.engine.architecture.families import FAMILIES
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.trainer import scoring_probe
@@ -58,6 +58,7 @@ DECODED: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", {"sliding_window": 6, "layer_types": ALTERNATING, "num_hidden_layers": 4,
                                "query_pre_attn_scalar": 12}),
     "gemma3, capped": ("gemma3_text", {"sliding_window": 14, "final_logit_softcapping": 3.0}),
+    "gemma3, wide window": ("gemma3_text", {"sliding_window": 64}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "smollm3, windows": ("smollm3", {"no_rope_layer_interval": 2, "use_sliding_window": True,
                                      "sliding_window": 6}),
@@ -189,7 +190,7 @@ def test_a_family_is_sampled_as_by_transformers_and_scored_as_drawn_and_as_by_tr
             eos_token_ids=[EOS], pad_token_id=PAD, on_draw=drawn.add,
         )  # fmt: skip
     logprobs = assert_scored_as_by_trl(model, *padded(PROMPTS, completions))
-    assert relative_error(drawn.padded(len(PROMPTS), WIDTH), logprobs) <= 1e-5
+    assert relative_error(drawn.padded(range(len(PROMPTS)), WIDTH), logprobs) <= 1e-5
 
 
 def test_every_family_of_the_decoder_has_its_parity_test() -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
 from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.rollout.decoder_layer import DecoderLayer, rms_norm
-from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
 
 
 class Decoder:

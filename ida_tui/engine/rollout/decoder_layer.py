@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ida_tui.engine.architecture.families import LayerDescription, describe_layer
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.device.packed import PackedLinear, frozen_weight
-from ida_tui.engine.architecture.families import LayerDescription, describe_layer
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]

@@ -176,9 +176,12 @@ class FastTrainer(InstrumentedGRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         self._drawn = DrawnLogprobs() if self._is_check_due() else None
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self._drawn is None or not (self._samples_fast or self._scores_fast):
-            return completion_ids, logprobs
-        if not self._check_agreement(completion_ids, self._drawn):
+        is_fast = self._samples_fast or self._scores_fast
+        if (
+            self._drawn is not None
+            and is_fast
+            and not self._check_agreement(completion_ids, self._drawn)
+        ):
             # The completions come from another policy than the loss scores.
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._drawn = None
