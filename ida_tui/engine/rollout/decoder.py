@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
 from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
-from ida_tui.engine.device.onednn import linear
-from ida_tui.engine.rollout.decoder_layer import DecoderLayer, rms_norm
+from ida_tui.engine.device.rollout_weights import RolloutWeights
+from ida_tui.engine.rollout.decoder_layer import DecoderLayer, linear_projection, rms_norm
 
 
 class Decoder:
@@ -44,9 +44,9 @@ class Decoder:
         max_new_tokens: int,
         bucket: int = 1,
     ) -> None:
+        self._parts = CausalParts.of(model)
         base = unwrap_peft(model)
         config = base.config
-        self._parts = CausalParts.of(model)
         self._kv_heads = config.num_key_value_heads
         self._head_size = keys[0].shape[-1]
         self._queries_per_kv_head = config.num_attention_heads // self._kv_heads
@@ -55,10 +55,12 @@ class Decoder:
         self._norm = rms_norm(base.model.norm, FAMILIES[config.model_type].norm_offset)
         self._rotary = base.model.rotary_emb
         self._rotary_kinds = rotary_kinds(config)
+        weights = RolloutWeights()
         self._layers = [
-            DecoderLayer.from_module(config, layer, index)
+            DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
         ]
+        self._head = linear_projection([base.lm_head], weights)
         rows, _, length, _ = keys[0].shape
         self._rows, self._length, self._bucket = rows, length, bucket
         max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
@@ -122,21 +124,14 @@ class Decoder:
             )
             x = x + layer.attention_out(attended.reshape(rows, -1))
             x = x + layer.mlp(layer.norm_mlp(x))
-        return self._logits(self._norm(x))
+        (logits,) = self._head(self._norm(x))
+        return self._parts.transformed(logits)
 
     def _rotation(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of the rows' positions, (rows, 1, rotated size) each."""
         keys = (kind,) if kind else ()
         cos, sin = self._rotary(self._embedding, self._positions[:, None], *keys)
         return cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
-
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of hidden states, (rows, vocabulary)."""
-        head, scale, softcap = self._parts.head, self._parts.scale, self._parts.softcap
-        logits = linear(states, head.weight, head.bias)
-        if scale != 1.0:
-            logits = logits * scale
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,13 @@ from torch.nn import functional
 from ida_tui.engine.architecture.families import LayerDescription, describe_layer
 from ida_tui.engine.device.onednn import linear
 from ida_tui.engine.device.packed import PackedLinear, frozen_weight
+from ida_tui.engine.device.rollout_weights import RolloutWeights
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Applies several linear layers to one input."""
+Adapter = tuple[torch.Tensor, torch.Tensor]
+"""A, (rank, in), and the scaled transposed B, (rank, out)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +41,41 @@ class DecoderLayer:
     rotary: str | None
 
     @classmethod
-    def from_module(cls, config: Any, layer: Any, index: int) -> DecoderLayer:
+    def from_module(
+        cls, config: Any, layer: Any, index: int, weights: RolloutWeights
+    ) -> DecoderLayer:
+        """The functions of one layer.
+
+        Args:
+            config: the model's configuration.
+            layer: the layer's module.
+            index: the layer's position in the model, from 0.
+            weights: makes the products.
+        """
         described = describe_layer(config, layer, index)
         offset, scale = described.family.norm_offset, described.residual_scale
         head_size = layer.self_attn.head_dim
         q_size, kv_size = (
             heads * head_size for heads in (config.num_attention_heads, config.num_key_value_heads)
         )
-        out = _projection(described.attention_out)
+        out = linear_projection([described.attention_out], weights)
         return cls(
             norm_in=rms_norm(described.norm_in, offset),
-            attention_in=_parts(described.attention_in, (q_size, kv_size, kv_size)),
+            attention_in=_parts(described.attention_in, (q_size, kv_size, kv_size), weights),
             split_q=_split_heads(described.norm_q, head_size, offset),
             split_k=_split_heads(described.norm_k, head_size, offset),
             attention_out=_added(lambda x: out(x)[0], described.norm_attended, offset, scale),
             norm_mlp=rms_norm(described.norm_mlp, offset),
-            mlp=_added(_mlp(described), described.norm_fed, offset, scale),
+            mlp=_added(_mlp(described, weights), described.norm_fed, offset, scale),
             attention_scale=described.attention_scale,
             window=described.window,
             rotary=described.rotary,
         )
 
 
-def _parts(linears: Sequence[Any], sizes: Sequence[int]) -> Projection:
+def _parts(linears: Sequence[Any], sizes: Sequence[int], weights: RolloutWeights) -> Projection:
     """The outputs of several linear layers, or of one that computes all of them, of these sizes."""
-    product = _projection(*linears)
+    product = linear_projection(linears, weights)
     if len(linears) == len(sizes):
         return product
     return lambda x: torch.split(product(x)[0], list(sizes), dim=-1)
@@ -84,13 +97,13 @@ def _added(function: Function, norm: Any, offset: float, scale: float) -> Functi
     return function if scale == 1.0 else lambda x: function(x) * scale
 
 
-def _mlp(described: LayerDescription) -> Function:
+def _mlp(described: LayerDescription, weights: RolloutWeights) -> Function:
     """The MLP without its norms, (rows, hidden). A mixture of experts is computed by its own module."""
     if not described.mlp_in:
         return lambda x: described.mlp(x[:, None])[:, 0]
     width = described.mlp_out[0].in_features
-    gate_and_up = _parts(described.mlp_in, (width, width))
-    down = _projection(*described.mlp_out)
+    gate_and_up = _parts(described.mlp_in, (width, width), weights)
+    down = linear_projection(described.mlp_out, weights)
     activate = _activation(described.mlp)
 
     def mlp(x: torch.Tensor) -> torch.Tensor:
@@ -106,10 +119,16 @@ def _activation(mlp: Any) -> Function:
     return functional.silu if isinstance(module, torch.nn.SiLU) else module
 
 
-def _projection(*linears: Any) -> Projection:
-    """Apply these layers to one input. The A matrices of their adapters are multiplied as one."""
+def linear_projection(linears: Sequence[Any], weights: RolloutWeights) -> Projection:
+    """Apply these layers to one input, if possible with one copy of their weights that includes the adapters.
+
+    Otherwise the A matrices of their adapters are multiplied as one.
+    """
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
     adapters = [_adapter_matrices(linear) for linear in linears]
+    is_packed = any(isinstance(base, PackedLinear) for base in bases)
+    if not is_packed and weights.accepts([base.weight for base in bases]):
+        return _fused_projection(bases, adapters, weights)
     if not any(adapters):
         return lambda x: tuple(_product(base, x) for base in bases)
     dtype = bases[0].dtype if isinstance(bases[0], PackedLinear) else bases[0].weight.dtype
@@ -128,12 +147,37 @@ def _projection(*linears: Any) -> Projection:
     return product
 
 
+def _fused_projection(
+    bases: Sequence[Any], adapters: Sequence[Adapter | None], weights: RolloutWeights
+) -> Projection:
+    """Apply these layers and their adapters with a single product."""
+    sizes = [base.weight.shape[0] for base in bases]
+    weight = torch.cat([base.weight.detach() for base in bases])
+    for rows, adapter in zip(torch.split(weight, sizes), adapters, strict=True):
+        if adapter is not None:
+            down, up = adapter
+            rows.addmm_(up.t().to(rows.dtype), down.to(rows.dtype))
+    bias = None
+    if any(base.bias is not None for base in bases):
+        biases = zip(bases, sizes, strict=True)
+        bias = torch.cat(
+            [
+                weight.new_zeros(size) if base.bias is None else base.bias.detach()
+                for base, size in biases
+            ]
+        )
+    product = weights.product(weight, bias)
+    if len(sizes) == 1:
+        return lambda x: (product(x),)
+    return lambda x: torch.split(product(x), sizes, dim=-1)
+
+
 def _product(base: Any, x: torch.Tensor) -> torch.Tensor:
     return linear(x, frozen_weight(base, x.dtype), base.bias)
 
 
-def _adapter_matrices(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A, (rank, in), and the scaled transposed B, (rank, out), of the active adapter; None without one."""
+def _adapter_matrices(linear: Any) -> Adapter | None:
+    """The matrices of the active adapter; None without one."""
     names = (
         [] if getattr(linear, "disable_adapters", False) else getattr(linear, "active_adapters", ())
     )
