@@ -1,4 +1,4 @@
-"""Descriptions of the layers of the model families that `Decoder` supports.
+"""Descriptions of the layers of the model families that can be decoded without their modules.
 
 All of them compute the same two sums, and differ in what the terms are:
 
@@ -10,6 +10,7 @@ All of them compute the same two sums, and differ in what the terms are:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,10 @@ FAMILIES = {
     ),
 }
 """The supported families by `model_type`. Phi-4 is a `phi3`."""
+
+
+CHANGED_ATTENTION = ("use_bidirectional_attention", "attn_logit_softcapping")
+"""Keys of a configuration that, if set, change what attention computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,14 @@ def layer_type(config: Any, index: int) -> str:
     if layer_types := getattr(config, "layer_types", None):
         return str(layer_types[index])
     return "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+
+
+def shortest_window(config: Any) -> float:
+    """Number of tokens that every layer attends to; infinite without sliding windows, 0 for other layers."""
+    kinds = {layer_type(config, index) for index in range(config.num_hidden_layers)}
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0
+    return config.sliding_window if "sliding_attention" in kinds else math.inf
 
 
 def rotary_kinds(config: Any) -> tuple[str, ...]:

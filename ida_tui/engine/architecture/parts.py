@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class CausalParts:
@@ -34,6 +36,12 @@ class CausalParts:
             scale=_logit_scale(config),
             softcap=getattr(config, "final_logit_softcapping", None),
         )
+
+    def transformed(self, logits: torch.Tensor) -> torch.Tensor:
+        """The model's logits from the output of its output layer, in the same shape."""
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 def unwrap_peft(model: Any) -> Any:

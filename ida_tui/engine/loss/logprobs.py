@@ -133,7 +133,8 @@ def completion_logprobs(
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
     with nullcontext() if recomputes else use_onednn_linears(backbone):
-        if not recomputes and supports_joint_sequences(backbone):
+        longest = batch.prompts.shape[1] + max(batch.lengths)
+        if not recomputes and supports_joint_sequences(backbone, longest):
             sequence = JointSequence.of(batch, logits_to_keep)
             hidden, labels = joint_states(backbone, sequence), sequence.labels
             positions = sequence.columns

@@ -54,9 +54,9 @@ class Decoder:
         bucket: int = 1,
         weights: RolloutWeights | None = None,
     ) -> None:
+        self._parts = CausalParts.of(model)
         base = unwrap_peft(model)
         config = base.config
-        self._parts = CausalParts.of(model)
         self._kv_heads = config.num_key_value_heads
         self._head_size = keys[0].shape[-1]
         self._queries_per_kv_head = config.num_attention_heads // self._kv_heads
@@ -70,7 +70,7 @@ class Decoder:
             DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
         ]
-        self._head = linear_projection([self._parts.head], weights)
+        self._head = linear_projection([base.lm_head], weights)
         rows, _, length, _ = keys[0].shape
         self._rows, self._length, self._bucket = rows, length, bucket
         max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
@@ -153,21 +153,14 @@ class Decoder:
             attended = attend(index, q, k, v.view(rows, self._kv_heads, self._head_size))
             x = x + layer.attention_out(attended.reshape(rows, -1))
             x = x + layer.mlp(layer.norm_mlp(x))
-        return self._logits(self._norm(x))
+        (logits,) = self._head(self._norm(x))
+        return self._parts.transformed(logits)
 
     def _rotation(self, kind: str) -> Rotation:
         """Cosines and sines of the rows' positions, (rows, 1, rotated size) each."""
         keys = (kind,) if kind else ()
         cos, sin = self._rotary(self._embedding, self._positions[:, None], *keys)
         return cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
-
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of hidden states, (rows, vocabulary)."""
-        scale, softcap = self._parts.scale, self._parts.softcap
-        (logits,) = self._head(states)
-        if scale != 1.0:
-            logits = logits * scale
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,14 @@ class DecoderLayer:
     def from_module(
         cls, config: Any, layer: Any, index: int, weights: RolloutWeights
     ) -> DecoderLayer:
+        """The functions of one layer.
+
+        Args:
+            config: the model's configuration.
+            layer: the layer's module.
+            index: the layer's position in the model, from 0.
+            weights: makes the products.
+        """
         described = describe_layer(config, layer, index)
         offset, scale = described.family.norm_offset, described.residual_scale
         head_size = layer.self_attn.head_dim

@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
-from ida_tui.engine.architecture.families import FAMILIES, describe_layer, has_experts, layer_type
+from ida_tui.engine.architecture.families import (
+    CHANGED_ATTENTION,
+    FAMILIES,
+    describe_layer,
+    has_experts,
+    layer_type,
+)
 from ida_tui.engine.architecture.parts import active_adapters, unwrap_peft
 from ida_tui.engine.device.packed import PackedLinear
-
-UNSUPPORTED_SETTINGS = ("use_bidirectional_attention", "attn_logit_softcapping")
-"""Keys of a configuration that change what attention computes."""
 
 
 def unsupported_reason(model: Any) -> str | None:
@@ -34,7 +37,7 @@ def unsupported_reason(model: Any) -> str | None:
         return f"the model type {model_type} is not one of {', '.join(FAMILIES)}"
     if not type(base).__module__.startswith("transformers.models."):
         return f"the model's code is not that of transformers ({type(base).__name__})"
-    for name in UNSUPPORTED_SETTINGS:
+    for name in CHANGED_ATTENTION:
         if getattr(config, name, None):
             return f"the model's configuration sets {name}"
     for name, module in _fixed_modules(base):
