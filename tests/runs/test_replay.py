@@ -177,7 +177,9 @@ def test_an_invalid_line_in_a_later_block_is_reported_with_its_number(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "text", [TOKENS, TOKENS.replace('"', "'"), "\ud83d", "a" * 2 * BLOCK_BYTES]
+    "text",
+    [TOKENS, TOKENS.replace('"', "'"), "\ud83d", "a" * 2 * BLOCK_BYTES],
+    ids=["a line", "words", "half of a pair", "longer than a block"],
 )
 def test_texts_do_not_change_how_a_run_is_read(text: str, tmp_path: Path) -> None:
     events = [
