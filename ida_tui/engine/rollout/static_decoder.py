@@ -23,12 +23,12 @@ class StaticDecoder(Decoder):
     """Decodes the rows of one rollout.
 
     Args:
+        *arguments: arguments of `Decoder` before `bucket`.
         graphs: whether its steps run as graphs.
-        **arguments: arguments of `Decoder`, without `bucket`.
     """
 
     def __init__(self, *arguments: Any, graphs: GraphChoice) -> None:
-        super().__init__(*arguments, bucket=LENGTH_BUCKET)
+        super().__init__(*arguments, LENGTH_BUCKET)
         device = self._positions.device
         self._graphs = graphs
         self._run: Step | None = None
