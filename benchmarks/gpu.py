@@ -77,7 +77,8 @@ def compare(device: str, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
     goals: list[Goal] = []
     rows = []
     for number_format in FORMATS[device]:
-        figures = {way: run_worker(way, number_format, device, quick) for way in ways}
+        measured = {way: run_worker(way, number_format, device, quick) for way in ways}
+        figures = {way: row for way, row in measured.items() if row is not None}
         rows.append({"format": number_format, "trainers": figures})
         for way, row in figures.items():
             print(f"{number_format} {way:<8} {row['step_s']:.2f} s a step, {row['tokens_per_s']:,.0f}"
@@ -90,6 +91,7 @@ def compare(device: str, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
         goals.append(Goal(f"{number_format}: peak memory over default", peak, 1.0, "×"))
     details = {"device": name, "quick": quick, "formats": rows}
     if device != "cpu":
+        RESULTS.mkdir(exist_ok=True)
         file = RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
         file.write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
         print(f"written to {file.relative_to(ROOT)}")
@@ -107,12 +109,15 @@ def device_name(device: str) -> str:
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
 
 
-def run_worker(way: str, number_format: str, device: str, quick: bool) -> dict[str, Any]:
-    """The figures of one trainer, from a process of its own."""
+def run_worker(way: str, number_format: str, device: str, quick: bool) -> dict[str, Any] | None:
+    """The figures of one trainer, from a process of its own; None if vLLM does not run here."""
     with tempfile.TemporaryDirectory(prefix="ida-tui-gpu-") as folder:
         command = [sys.executable, __file__, "--device", device]
         command += ["--worker", way, number_format, folder, *(["--quick"] if quick else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0 and way == "vllm":
+        print(f"{number_format} vllm failed; its error is above")
+        return None
     if done.returncode != 0:
         sys.exit(f"gpu: {way} in {number_format} failed; its error is above")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -448,6 +448,8 @@ def _step_items(
     if config.engine == "fast":
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
     yield from generation_items(config, device, shape, replace(step, rows=sampled_rows), "sampling")
+    copies = terms.sampling_copy_bytes(shape, training.sampling_weights)
+    yield MemoryItem("sampling weights", copies, "sampling")
     batch = replace(step, rows=training.per_device_train_batch_size)
     activation_bytes = partial(
         terms.activation_bytes,

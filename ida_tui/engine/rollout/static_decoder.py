@@ -6,7 +6,7 @@ ended until half of its rows have. What changes from token to token is in tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,24 @@ class StaticDecoder(Decoder):
     """Decodes the rows of one rollout.
 
     Args:
+        model: as for `Decoder`, like the next four.
+        keys: the prompts' keys.
+        values: the prompts' values.
+        padding: true for a token and false for padding.
+        max_new_tokens: maximum number of tokens after the prompt.
         graphs: whether its steps run as graphs.
-        **arguments: arguments of `Decoder`, without `bucket`.
     """
 
-    def __init__(self, *arguments: Any, graphs: GraphChoice) -> None:
-        super().__init__(*arguments, bucket=LENGTH_BUCKET)
+    def __init__(
+        self,
+        model: Any,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        padding: torch.Tensor | None,
+        max_new_tokens: int,
+        graphs: GraphChoice,
+    ) -> None:
+        super().__init__(model, keys, values, padding, max_new_tokens, bucket=LENGTH_BUCKET)
         device = self._positions.device
         self._graphs = graphs
         self._run: Step | None = None
