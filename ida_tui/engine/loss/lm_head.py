@@ -76,9 +76,9 @@ def _is_tiled_here(states: torch.Tensor, weight: torch.Tensor) -> bool:
 class _TiledLogprobs(torch.autograd.Function):
     """Log-probabilities and entropies by an online softmax over tiles of the vocabulary.
 
-    The gradient of log p(target) with respect to the state is (W[target] - Σ p W) / temperature. If the weight
-    is frozen, the forward pass computes this vector and the backward pass only scales it. That is one product
-    less than computing the logits again.
+    The gradient of log p(target) with respect to the state is (W[target] - Σ p W) / temperature. If the
+    weight is frozen, the forward pass computes this vector and the backward pass only scales it. That is one
+    product less than computing the logits again.
     """
 
     @staticmethod

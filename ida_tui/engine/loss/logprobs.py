@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ida_tui.engine.architecture.parts import CausalParts
-from ida_tui.engine.device.onednn import use_onednn_linears
+from ida_tui.engine.loss.fused_layers import use_fused_layers
 from ida_tui.engine.loss.joint_sequence import (
     JointSequence,
     joint_states,
@@ -132,10 +132,11 @@ def completion_logprobs(
     # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
-    with nullcontext() if recomputes else use_onednn_linears(backbone):
+    with nullcontext() if recomputes else use_fused_layers(backbone):
         longest = batch.prompts.shape[1] + max(batch.lengths)
-        if not recomputes and supports_joint_sequences(backbone, longest):
-            sequence = JointSequence.of(batch, logits_to_keep)
+        can_join = bucket == 1 and not recomputes and supports_joint_sequences(backbone, longest)
+        if can_join:
+            sequence = JointSequence.of(batch, logits_to_keep, backbone.config.num_attention_heads)
             hidden, labels = joint_states(backbone, sequence), sequence.labels
             positions = sequence.columns
         else:
