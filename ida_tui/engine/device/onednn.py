@@ -158,34 +158,33 @@ def lora_product(x: torch.Tensor, layer: LoraParts) -> tuple[torch.Tensor, torch
 
 
 def lora_gradients(
-    gradient: torch.Tensor,
-    x: torch.Tensor,
-    low_rank: torch.Tensor,
-    layer: LoraParts,
-    needs_x: bool = True,
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Gradients of `lora_product`: of its input (None unless needed), of A and of B.
+    gradient: torch.Tensor, x: torch.Tensor, low_rank: torch.Tensor, layer: LoraParts
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `lora_product`: of `x @ A.T`, of A and of B.
 
     Args:
         gradient: gradient of the output, (rows, outputs).
         x: the input, (rows, inputs).
         low_rank: `x @ A.T`.
         layer: the LoRA layer.
-        needs_x: whether the input has a gradient.
     """
     grad_low_rank = (gradient @ layer.up).mul_(layer.scale)
-    grad_x = None
-    if needs_x:
-        weight = frozen_weight(layer.base, x.dtype)
-        if uses_onednn(gradient, weight):
-            grad_x = onednn_linear(gradient.contiguous(), weight.t(), None)
-        else:
-            grad_x = gradient @ weight
-        grad_x.addmm_(grad_low_rank, layer.down)
     grad_down = grad_low_rank.t() @ x
     # With the short side first, the product is up to twice as fast.
     grad_up = (low_rank.t() @ gradient).mul_(layer.scale).t()
-    return grad_x, grad_down, grad_up
+    return grad_low_rank, grad_down, grad_up
+
+
+def lora_input_gradient(
+    gradient: torch.Tensor, grad_low_rank: torch.Tensor, layer: LoraParts
+) -> torch.Tensor:
+    """Gradient of the input of `lora_product`, (rows, inputs)."""
+    weight = frozen_weight(layer.base, gradient.dtype)
+    if uses_onednn(gradient, weight):
+        grad_x = onednn_linear(gradient.contiguous(), weight.t(), None)
+    else:
+        grad_x = gradient @ weight
+    return grad_x.addmm_(grad_low_rank, layer.down)
 
 
 def _lora_forward(
@@ -215,10 +214,13 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         x, _, up, low_rank = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, up.shape[0])
-        grad_x, grad_down, grad_up = lora_gradients(
-            gradient, x.reshape(-1, x.shape[-1]), low_rank, ctx.layer, ctx.needs_input_grad[0]
+        grad_low_rank, grad_down, grad_up = lora_gradients(
+            gradient, x.reshape(-1, x.shape[-1]), low_rank, ctx.layer
         )
-        return None if grad_x is None else grad_x.view(x.shape), grad_down, grad_up, None
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = lora_input_gradient(gradient, grad_low_rank, ctx.layer).view(x.shape)
+        return grad_x, grad_down, grad_up, None
 
 
 def _linear_forward(layer: torch.nn.Linear) -> Any:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from ida_tui.engine.device.onednn import (
     LoraParts,
     lora_gradients,
+    lora_input_gradient,
     lora_parts,
     lora_product,
     use_onednn_linears,
@@ -76,7 +77,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        scale = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        scale: torch.Tensor = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -141,13 +142,16 @@ class _FeedForward(torch.autograd.Function):
         gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
         activated = functional.silu(gate)
         inner = activated * up
-        grad_inner, *down_gradients = lora_gradients(gradient, inner, down_low, down_layer)
+        low, *of_down = lora_gradients(gradient, inner, down_low, down_layer)
         del inner
+        grad_inner = lora_input_gradient(gradient, low, down_layer)
         grad_up = activated.mul_(grad_inner)
         grad_gate = torch.ops.aten.silu_backward(grad_inner.mul_(up), gate)
-        needs_x = ctx.needs_input_grad[0]
-        grad_x, *up_gradients = lora_gradients(grad_up, flat, up_low, up_layer, needs_x)
-        of_gate, *gate_gradients = lora_gradients(grad_gate, flat, gate_low, gate_layer, needs_x)
-        if needs_x:
-            grad_x = grad_x.add_(of_gate).view(gradients[0].shape)
-        return grad_x, None, *gate_gradients, *up_gradients, *down_gradients
+        grad_x = None
+        up_low, *of_up = lora_gradients(grad_up, flat, up_low, up_layer)
+        gate_low, *of_gate = lora_gradients(grad_gate, flat, gate_low, gate_layer)
+        if ctx.needs_input_grad[0]:
+            grad_x = lora_input_gradient(grad_up, up_low, up_layer)
+            grad_x.add_(lora_input_gradient(grad_gate, gate_low, gate_layer))
+            grad_x = grad_x.view(gradients[0].shape)
+        return grad_x, None, *of_gate, *of_up, *of_down

@@ -133,7 +133,7 @@ def supports_joint_sequences(backbone: Any, longest: int) -> bool:
 def joint_states(backbone: Any, sequence: JointSequence) -> torch.Tensor:
     """Hidden states that predict the scored tokens, (scored tokens, hidden)."""
     with _attention_of_joint_sequences(backbone.config):
-        states = backbone(
+        states: torch.Tensor = backbone(
             input_ids=sequence.tokens,
             # A mask of four dimensions is passed on as it is; the attention function does not read it.
             attention_mask=torch.ones(1, 1, 1, 1),

@@ -117,9 +117,8 @@ class _TiledLogprobs(torch.autograd.Function):
             log_sum_exps[span] = log_sum_exp[:, 0]
             logprobs[span] = (target_logit - log_sum_exp)[:, 0]
             entropies[span] = (log_sum_exp - weighted_sum / sum_exp)[:, 0]
-            if directions is not None:
-                expected_weight = expected.div_(sum_exp)
-                directions[span] = (weight[target] - expected_weight).div_(temperature)
+            if directions is not None and expected is not None:
+                directions[span] = (weight[target] - expected.div_(sum_exp)).div_(temperature)
         if directions is not None:
             ctx.save_for_backward(directions)
         else:

@@ -2,9 +2,10 @@
 
 TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
 also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,
-and its keys and values (with their gradients) serve all its completions. Completions of similar length form
-a micro-batch, and only completion tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py`
-compares the results and the gradients with TRL's.
+and its keys and values (with their gradients) serve all its completions. In float32 on the CPU the batch is
+one sequence (`joint_sequence`); elsewhere completions of similar length form a micro-batch. Only completion
+tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py` compares the results and the
+gradients with TRL's.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class _SharedPromptAttention(torch.autograd.Function):
         for group in layout.groups:
             scores = torch.bmm(_rows(q[:, group.completions], width), k[:, group.prompt].mT)
             part, part_lse = _weighted_values(scores, v[:, group.prompt])
-            own = out[:, group.completions].unflatten(2, (per_key, width))
+            own = out[:, group.completions].view(key_heads, -1, per_key, width)
             own_lse = log_sum_exp[:, group.completions]
             part_lse = part_lse.view(own_lse.shape)
             own.lerp_(part.view(own.shape), torch.sigmoid(part_lse - own_lse)[..., None])
@@ -261,8 +261,8 @@ def _blocks(length: int, per_key: int) -> Iterator[tuple[slice, int, torch.Tenso
 
 def _by_key_head(values: torch.Tensor, key_heads: int) -> torch.Tensor:
     """Copy (tokens, heads, width) to (key heads, tokens, queries per key head · width)."""
-    by_head = values.unflatten(1, (key_heads, -1)).transpose(0, 1)
-    return by_head.clone(memory_format=torch.contiguous_format).flatten(2)
+    by_head = values.reshape(values.shape[0], key_heads, -1).transpose(0, 1)
+    return by_head.clone(memory_format=torch.contiguous_format)
 
 
 def _by_token(values: torch.Tensor, width: int) -> torch.Tensor:
