@@ -23,8 +23,10 @@ from ida_tui.engine.device.onednn import (
     use_onednn_linears,
 )
 
-NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
-FEED_FORWARDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+ALIKE = ("Llama", "Mistral", "Qwen2", "Qwen3", "Qwen3Moe", "SmolLM3", "Granite", "Olmo2")
+"""Families whose modules compute the same; their class names begin with these words."""
+NORMS = (*(f"{family}RMSNorm" for family in ALIKE), "Phi3RMSNorm")
+FEED_FORWARDS = tuple(f"{family}MLP" for family in ALIKE)
 
 
 @contextmanager
