@@ -106,6 +106,8 @@ def prefers_onednn() -> bool:
 
 def _plain_lora_name(layer: Any) -> str | None:
     """Name of the layer's adapter if it is the only one, plain LoRA, float32, on a frozen float32 base."""
+    if (type(layer).__module__, type(layer).__name__) != ("peft.tuners.lora.layer", "Linear"):
+        return None  # for example LoRA on a parameter, whose matrices have another layout
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or layer.disable_adapters or layer.merged:
         return None
@@ -116,7 +118,9 @@ def _plain_lora_name(layer: Any) -> str | None:
         return None
     if any(p.requires_grad for p in base.parameters()):
         return None
-    if getattr(layer, "use_dora", {}).get(name) or getattr(layer, "lora_bias", {}).get(name):
+    if getattr(layer, "lora_variant", {}) or getattr(layer, "use_dora", {}).get(name):
+        return None
+    if getattr(layer, "lora_bias", {}).get(name):
         return None
     dropout = layer.lora_dropout[name]
     if not isinstance(dropout, torch.nn.Identity) and getattr(dropout, "p", 1) != 0:

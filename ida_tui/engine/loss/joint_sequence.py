@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ida_tui.engine.architecture.families import (
+    CHANGED_ATTENTION,
+    FAMILIES,
+    shortest_window,
+)
 from ida_tui.engine.loss.padding import similar_lengths
 from ida_tui.engine.loss.shared_prompt_attention import (
     PromptGroup,
@@ -25,8 +30,6 @@ from ida_tui.engine.loss.shared_prompt_attention import (
 if TYPE_CHECKING:
     from ida_tui.engine.loss.logprobs import CompletionBatch
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose layers mix tokens in attention only, and take positions from `position_ids`."""
 ATTENTION_NAME = "ida_tui_shared_prompt"
 
 
@@ -103,19 +106,23 @@ class JointSequence:
         )
 
 
-def supports_joint_sequences(backbone: Any) -> bool:
-    """Whether a backbone can compute a joint sequence: known modules, full attention, float32 on the CPU."""
+def supports_joint_sequences(backbone: Any, longest: int) -> bool:
+    """Whether a backbone can compute a joint sequence: known modules, full attention, float32 on the CPU.
+
+    The layers of all `FAMILIES` mix tokens in attention only, and take positions from `position_ids`.
+
+    Args:
+        backbone: the model without its output layer.
+        longest: number of tokens of the longest row; a window that is not shorter is full attention.
+    """
     config = backbone.config
     weight = next(backbone.parameters())
-    has_window = getattr(config, "sliding_window", None) and getattr(
-        config, "use_sliding_window", True
-    )
     return (
         config.model_type in FAMILIES
         and type(backbone).__module__.startswith("transformers.models.")
         and config._attn_implementation == "sdpa"
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not has_window
+        and longest <= shortest_window(config)
+        and not any(getattr(config, name, None) for name in CHANGED_ATTENTION)
         and not (backbone.training and getattr(config, "attention_dropout", 0.0))
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32

@@ -26,6 +26,9 @@ def chunked_logprobs(
     targets: torch.Tensor,
     temperature: float,
     entropy_gradient: bool = False,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each target token, and the entropy of its distribution.
 
@@ -36,13 +39,15 @@ def chunked_logprobs(
         targets: token ids, (tokens,).
         temperature: the logits are divided by it.
         entropy_gradient: whether the entropies have a gradient. TRL's kernel computes it on all devices.
+        scale: factor of the logits.
+        softcap: bound of the logits, after the scale; None for no bound.
 
     Returns:
         Log-probabilities and entropies, (tokens,) each.
     """
-    if _is_tiled_here(states, weight) and not entropy_gradient:
+    if _is_tiled_here(states, weight) and not entropy_gradient and softcap is None:
         tiled: tuple[torch.Tensor, torch.Tensor] = _TiledLogprobs.apply(
-            states, weight, bias, targets, temperature
+            states, weight, bias, targets, temperature / scale
         )
         return tiled
     outputs = ChunkedLogProbFunction.apply(
@@ -52,8 +57,8 @@ def chunked_logprobs(
         targets,
         temperature,
         KERNEL_TILE,
-        None,
-        1.0,
+        softcap,
+        scale,
         ("log_probs", "entropy"),
     )
     return outputs[0], outputs[1] if entropy_gradient else outputs[1].detach()
