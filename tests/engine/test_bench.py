@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,23 @@ from typing import Any
 import pytest
 
 from ida_tui.config.schema import DeviceName
-from ida_tui.engine.bench import compare, trainers
+from ida_tui.engine.bench import compare, process
 from ida_tui.engine.bench.cases import TRAINERS, BenchCase
 
 
 class TrainerHere(compare.TrainerProcess):
     """Trains with TRL in the test process, where torch is imported only once."""
 
-    def __init__(self, trainer: str, device: DeviceName) -> None:
+    def __init__(self, trainer: str, device: DeviceName, *, as_it_comes: bool) -> None:
         self._trainer = trainer
         if trainer == "ours":
-            super().__init__(trainer, device)
+            super().__init__(trainer, device, as_it_comes=as_it_comes)
 
-    def measure(self, case: BenchCase) -> dict[str, Any]:
+    def measure(self, case: BenchCase, steps: Sequence[int], folder: str | None) -> dict[str, Any]:
         if self._trainer == "ours":
-            return super().measure(case)
-        return trainers.measure_case(self._trainer, replace(case, generations=2, longest=8))
+            return super().measure(case, steps, folder)
+        small = replace(case, generations=2, longest=8)
+        return {**process.measure_case(self._trainer, small, steps, folder), "reason": ""}
 
     def close(self) -> None:
         if self._trainer == "ours":

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import (
     DrawnLogprobs,
@@ -143,12 +142,6 @@ UNSUPPORTED = {
     "replaced forward": with_replaced_forward,
     "hook": with_a_hook,
 }
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> None:
-    """Use as many threads as a run does."""
-    limit_threads()
 
 
 @pytest.mark.parametrize("layout", SUPPORTED)

@@ -28,6 +28,21 @@ def test_environment_variables_set_by_the_user_are_not_overridden(
     assert os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] == "0.5"
 
 
+@pytest.mark.parametrize(("policy", "spin"), [(None, "2000"), ("active", None)])
+def test_threads_spin_for_a_bounded_time_unless_the_user_has_chosen_how_they_wait(
+    policy: str | None, spin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ((libraries.WAIT_POLICY, policy), ("GOMP_SPINCOUNT", None)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+    libraries.set_library_defaults(None)
+
+    assert os.environ.get("GOMP_SPINCOUNT") == spin
+    assert os.environ.get(libraries.WAIT_POLICY) == policy
+
+
 @pytest.mark.parametrize(
     ("high", "low", "expected"),
     [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
 from ida_tui.util.paths import require_writable
 
-DEFAULT_CASES = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
+DEFAULT_CASES = "SmolLM2-135M-G8-T24,S-G8-T64-b0.04,S152k-G4-T64"
 
 EPILOG = """\
 examples:
@@ -47,17 +48,20 @@ def run(options: Namespace) -> ExitCode:
     """
     if options.json is not None:
         require_writable(options.json)
-    from ida_tui.engine.bench.cases import cases_by_name
+    from ida_tui.engine.bench.cases import STEADY_STEPS, cases_by_name
     from ida_tui.engine.bench.compare import compare_trainers
     from ida_tui.engine.device import device
 
     target, cases = device.choose_device(options.device), cases_by_name(options.cells)
     print(
-        "One GRPO step with default TRL, hand-tuned TRL and ida-tui: random weights, LoRA r=16,\n"
-        f"a judge of 0.5 to 1.5 s per call, on {target}; memory is the increase over the loaded model",
+        "One GRPO step with default TRL, hand-tuned TRL and ida-tui: LoRA r=16, a judge of 0.5 to 1.5 s\n"
+        f"per call, on {target}. SmolLM2: real weights, each trainer as it comes. Others: random weights,\n"
+        "one thread for each. Memory is the increase over the loaded model.",
         flush=True,
     )
-    rows = compare_trainers(cases, repeats=1, device=target)
+    rows = compare_trainers(
+        cases, repeats=1, device=target, steps=STEADY_STEPS[:1], show=partial(print, flush=True)
+    )
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE

@@ -9,7 +9,6 @@ The Metal code was written from public reports and has not been tested on a Mac 
 from __future__ import annotations
 
 import gc
-import os
 import random
 import socket
 from collections.abc import Iterator, Mapping
@@ -118,15 +117,6 @@ def free_memory(device: DeviceName) -> None:
 def length_bucket(device: DeviceName | str) -> int:
     """Multiple to which batch lengths are rounded up: Metal caches a graph and memory for each length."""
     return METAL_LENGTH_BUCKET if device == "mps" else 1
-
-
-def limit_threads() -> None:
-    """Let torch use all processors but one, which the judge and the screen need.
-
-    OMP_NUM_THREADS takes precedence if it is set.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
 
 def measure_rank(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:

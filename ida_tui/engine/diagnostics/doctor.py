@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -23,6 +22,7 @@ from ida_tui.engine import libraries
 from ida_tui.errors import IdaError
 from ida_tui.planning.preview import key_source
 from ida_tui.system.memory_limit import memory_limit
+from ida_tui.system.processors import processor_name, usable_processors
 from ida_tui.util.finding import Finding, Severity
 from ida_tui.util.paths import display_path
 
@@ -65,6 +65,7 @@ def run_doctor(*, folder: Path, judge: str | None = None) -> list[Finding]:
     ]
     findings += [
         *_check_device(device_name),
+        *_check_threads(device_name),
         _check_disk(folder),
         _check_model_cache(),
         check_network(),
@@ -97,30 +98,15 @@ def known_defect(system: str, device: str, torch_version: str) -> tuple[Severity
 
 
 def _check_system() -> Finding:
-    chip = _processor_name() or platform.processor() or platform.machine()
+    chip = processor_name() or platform.processor() or platform.machine()
+    processors = f"{os.cpu_count()} processors"
+    if usable_processors() != os.cpu_count():
+        processors += f" ({usable_processors()} for this process)"
     return Finding(
         "good",
         "system",
-        f"{platform.system()} {platform.release()}, {chip}, {os.cpu_count()} processors, Python"
+        f"{platform.system()} {platform.release()}, {chip}, {processors}, Python"
         f" {platform.python_version()}",
-    )
-
-
-def _processor_name() -> str:
-    """Model name of the processor, such as Apple M4 Pro; empty if unknown."""
-    if sys.platform == "darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return result.stdout.strip()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
     )
 
 
@@ -162,6 +148,17 @@ def _check_device(device: DeviceName) -> Iterator[Finding]:
         yield Finding(
             "good", "device", f"{device} passes the numerical self-test ({seconds:.1f} s: {names})"
         )
+
+
+def _check_threads(device: DeviceName) -> Iterator[Finding]:
+    from ida_tui.engine.device.threads import choose_threads
+
+    choice = choose_threads(with_screen=False, device=device)
+    beside = choose_threads(with_screen=True, device=device)
+    text = choice.text
+    if beside != choice:
+        text += f" · beside the app with {beside.threads}: {beside.reason}"
+    yield Finding("good", "threads", text)
 
 
 def _check_disk(folder: Path) -> Finding:

@@ -61,7 +61,7 @@ class ChatModels:
         self._config = config
         self._checked: set[ComparedModel] = set()
         """Models whose first answer was compared with what their modules compute."""
-        self._device: DeviceName = prepare_device(config)
+        self._device: DeviceName = prepare_device(config, with_screen=True)
         self._conversation_limit = self._plan_memory()
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         self._chat_format = ChatFormat(self._tokenizer, config.model)

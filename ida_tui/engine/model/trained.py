@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ida_tui.config.model_files import find_damaged_weights
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
-from ida_tui.engine.device.device import choose_device, limit_threads, usable_memory
+from ida_tui.engine.device.device import choose_device, usable_memory
+from ida_tui.engine.device.threads import choose_threads
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
@@ -20,14 +21,18 @@ from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
 
 
-def prepare_device(config: Config) -> DeviceName:
+def prepare_device(config: Config, *, with_screen: bool = False) -> DeviceName:
     """Select and prepare the profile's device.
+
+    Args:
+        config: the run's profile.
+        with_screen: whether the app shows the work.
 
     Raises:
         IdaError: the device is missing, or fails its self-test (exit code 5).
     """
     device = choose_device(config.device)
-    limit_threads()
+    choose_threads(with_screen=with_screen, device=device).apply()
     if device == "cpu":
         allocator.keep_freed_memory()
     else:

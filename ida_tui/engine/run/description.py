@@ -27,12 +27,15 @@ def write_description(
         config=config,
         run_id=directory.run_id,
         device=preflight.device,
+        threads=preflight.threads,
         started_at=ev.current_timestamp(),
         argv=argv,
     )
 
 
-def prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) -> None:
+def prepare_resume(
+    resume: ResumePoint, config: Config, preflight: PreflightResult, argv: Sequence[str]
+) -> None:
     """Prepare the directory of a resumed run for its next event."""
     directory = resume.directory
     make_private(directory)
@@ -44,6 +47,7 @@ def prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) -> 
         directory.manifest,
         resumed_at=ev.current_timestamp(),
         argv=argv,
+        threads=preflight.threads,
         data=manifest.data_files(config),
         model=manifest.model_file(config),
         reward_files=file_digests(config.rubric),

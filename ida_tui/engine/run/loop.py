@@ -76,6 +76,7 @@ from ida_tui.runs.directory import (
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.runs.store import manifest
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system.clock import RunClock
 from ida_tui.system.memory import DeviceMemory
@@ -120,7 +121,13 @@ def train(
     process = process_info()
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
     announce_run(process, offline=config.model.folder() is not None)
-    preflight = run_preflight(config, process, stop_requested=control.stop.is_set)
+    preflight = run_preflight(
+        config,
+        process,
+        with_screen=decisions is not None,
+        recorded_threads=manifest.recorded_threads(resume.directory.manifest) if resume else None,
+        stop_requested=control.stop.is_set,
+    )
     with join_process_group(process, preflight.device) as process_group:
         _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
@@ -158,7 +165,7 @@ def _start(
         if resume is None:
             write_description(directory, config, preflight, argv)
         else:
-            prepare_resume(resume, config, argv)
+            prepare_resume(resume, config, preflight, argv)
         with (
             ControlFileWatcher(directory, control),
             contextlib.closing(costs),
@@ -369,6 +376,8 @@ class RunLoop:
             run.emit(ev.Noticed(level="warning", source="precision", text=note))
         for note in run.preflight.notes:
             run.emit(ev.Noticed(level="warning", source="memory", text=note))
+        if note := run.preflight.thread_note:
+            run.emit(ev.Noticed(level="warning", source="engine", text=note))
 
     def _emit_resumed(self, step: int) -> None:
         """Emit `RunResumed`, and a warning if completions are scored differently from now on."""

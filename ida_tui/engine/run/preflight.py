@@ -56,14 +56,20 @@ class PreflightResult:
     tokenizer: Any
     limit: float
     """Memory limit, in bytes."""
+    threads: int
+    """Number of threads that torch computes with."""
     notes: tuple[str, ...] = ()
-    """Warnings to show before the run starts."""
+    """Warnings about memory to show before the run starts."""
+    thread_note: str = ""
+    """Warning about the number of threads of a resumed run; empty if it is the earlier number."""
 
 
 def run_preflight(
     config: Config,
     process: ProcessInfo = SINGLE_PROCESS,
     *,
+    with_screen: bool = False,
+    recorded_threads: int | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> PreflightResult:
     """Choose the device, check the run and load the tokenizer; imports torch.
@@ -73,6 +79,8 @@ def run_preflight(
     Args:
         config: the resolved profile.
         process: rank and world size of this process.
+        with_screen: whether the app shows the run.
+        recorded_threads: the number of threads that a resumed run has computed with, if it is known.
         stop_requested: asked during the download; true ends it.
 
     Raises:
@@ -83,6 +91,7 @@ def run_preflight(
     if not config.model.trust_remote_code:  # its code may load more files
         switch_off_here()
     from ida_tui.engine.device import device
+    from ida_tui.engine.device.threads import choose_threads
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
     from ida_tui.engine.model.adapter_targets import check_adapter_targets
@@ -91,7 +100,13 @@ def run_preflight(
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
     device.select_cuda_device(device_name, process.local_rank)
-    device.limit_threads()
+    threads = choose_threads(
+        with_screen=with_screen,
+        device=device_name,
+        processes=process.local_world_size,
+        recorded=recorded_threads,
+    )
+    threads.apply()
     _check_reporters(config)
     require_vllm(config, device_name)
     require_sampling_weights(config.training)
@@ -132,6 +147,8 @@ def run_preflight(
         recipe=recipe,
         tokenizer=tokenizer,
         limit=limit,
+        threads=threads.threads,
+        thread_note=threads.warning,
         notes=(warning,) if warning else (),
     )
 

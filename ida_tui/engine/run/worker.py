@@ -38,6 +38,8 @@ class RunSpec:
     config: Config
     """The resolved profile, with automatic settings filled in from the memory plan."""
     device: DeviceName
+    threads: int
+    """Number of threads that torch computes with in each process."""
     checkpoints: Path
     """Folder of the checkpoints. Only rank 0 writes to it."""
     checkpoint: Path | None
@@ -55,6 +57,7 @@ class RunSpec:
         return cls(
             config=run.config,
             device=run.preflight.device,
+            threads=run.preflight.threads,
             checkpoints=run.directory.checkpoints,
             checkpoint=checkpoint,
             has_steps_left=not (checkpoint and all_steps_done),
@@ -116,6 +119,7 @@ class Worker:
         libraries.set_library_defaults(spec.config.model.folder())
         from ida_tui.config import precision
         from ida_tui.engine.device import device
+        from ida_tui.engine.device.threads import choose_threads
         from ida_tui.engine.model import load
         from ida_tui.engine.run import build
         from ida_tui.engine.run.preflight import PreflightResult
@@ -124,13 +128,20 @@ class Worker:
 
         config = spec.config
         device.select_cuda_device(spec.device, self._process.local_rank)
-        device.limit_threads()
+        threads = choose_threads(
+            with_screen=False,
+            device=spec.device,
+            processes=self._process.local_world_size,
+            recorded=spec.threads,
+        )
+        threads.apply()
         preflight = PreflightResult(
             config=config,
             device=spec.device,
             recipe=precision.resolve_precision(config, spec.device),
             tokenizer=load.load_tokenizer(config.model),
             limit=0.0,
+            threads=threads.threads,
         )
         with libraries.capture_library_output(lambda notice: None):
             trainer = build.build_trainer(

@@ -26,7 +26,14 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "tex
 
 
 def write(
-    path: Path, *, config: Config, run_id: str, device: str, started_at: str, argv: Sequence[str]
+    path: Path,
+    *,
+    config: Config,
+    run_id: str,
+    device: str,
+    threads: int,
+    started_at: str,
+    argv: Sequence[str],
 ) -> None:
     """Write the manifest of one run.
 
@@ -35,6 +42,7 @@ def write(
         config: the resolved profile.
         run_id: name of the run directory.
         device: the selected device, such as `mps` or `cpu`.
+        threads: number of threads that torch computes with, in each process.
         started_at: UTC, ISO 8601.
         argv: the command line as typed.
     """
@@ -46,6 +54,7 @@ def write(
         "command": list(argv),
         "seed": config.seed,
         "device": device,
+        "threads": threads,
         "ida_tui": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -81,6 +90,7 @@ def record_resume(
     *,
     resumed_at: str,
     argv: Sequence[str],
+    threads: int,
     data: Sequence[Mapping[str, Any]] = (),
     model: Mapping[str, Any] | None = None,
     reward_files: Mapping[str, str] | None = None,
@@ -91,6 +101,7 @@ def record_resume(
         path: the file.
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
+        threads: number of threads that torch computes with, in each process.
         data: the data files of the prompts, from `data_files`.
         model: what `model_file` says about the model.
         reward_files: the digests of the files of the reward functions.
@@ -99,6 +110,7 @@ def record_resume(
     resumed = {
         "at": resumed_at,
         "command": list(argv),
+        "threads": threads,
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
         "data": list(data),
@@ -108,6 +120,17 @@ def record_resume(
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     write_text(path, json.dumps(manifest, indent=2) + "\n")
+
+
+def recorded_threads(path: Path) -> int | None:
+    """The number of threads that the run's last process computed with; None if it is not recorded."""
+    manifest = read(path)
+    resumed = manifest.get("resumed")
+    for entry in (*reversed(resumed if isinstance(resumed, list) else []), manifest):
+        threads = entry.get("threads") if isinstance(entry, dict) else None
+        if type(threads) is int and threads > 0:
+            return threads
+    return None
 
 
 def data_files(config: Config) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from ida_tui.cli.main import main
 from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, ModelConfig
-from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers, generate_tokens
 from ida_tui.engine.model import generation, load
 from ida_tui.engine.model.chat_format import ChatFormat
@@ -56,12 +55,6 @@ def loaded(folder: Path) -> tuple[Any, Any, Config]:
     config = resolve("quickstart", [f"model={folder}", "training.max_completion_length=24"]).config
     tokenizer = load.load_tokenizer(config.model)
     return load.load_model(config.model, "float32", tokenizer), tokenizer, config
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> None:
-    """Use as many threads as a run does."""
-    limit_threads()
 
 
 # --- one set-up ----------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ida_tui.config.resolve import resolve
-from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers
 from ida_tui.engine.model import load
 from ida_tui.engine.rollout import decoder_layer
@@ -29,12 +28,6 @@ SHORT = (
     "training.max_completion_length=16",
 )
 OFF = "The fast step is off; TRL's code is used instead: "
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> None:
-    """Use as many threads as a run does."""
-    limit_threads()
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.scoring.axes import IDA_AXIS_NAMES
 from ida_tui.config.sections.training import LossType
-from ida_tui.engine.device import device
 from ida_tui.events.types import Noticed, Record
 from ida_tui.rewards.r_ida import r_ida
 from tests.support.judge_server import verdict_for
@@ -109,7 +108,6 @@ def train_with_trl(arguments: Mapping[str, Any], folder: Path) -> Figures:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Figures]:
     """Returns a function: `trl`, `plain` or `fast`, and the index of a case → its losses and weights."""
-    device.limit_threads()  # sums differ in their last bits with the number of threads
 
     @cache
     def figures_of(engine: str, index: int) -> Figures:

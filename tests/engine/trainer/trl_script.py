@@ -15,7 +15,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded
 from ida_tui.config.schema import Config, Prompt
-from ida_tui.engine.device import device
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.loop import train
 from ida_tui.events.types import Record, RunEnded, StepFinished
@@ -68,7 +67,6 @@ def run_script(
         trainer_class: TRL's trainer, or a subclass.
         model: the folder of the model; None for the embedded one.
     """
-    device.limit_threads()  # sums differ in their last bits with the number of threads
     training, folder = config.training, model or embedded.model_folder()
     trainer = trainer_class(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),

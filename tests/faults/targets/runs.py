@@ -203,7 +203,7 @@ def small_file(rng: Random) -> bool:
         return control.pop_request(directory) is not None
     if name == "manifest.json":
         with contextlib.suppress(OSError):
-            manifest.record_resume(path, resumed_at="now", argv=[])
+            manifest.record_resume(path, resumed_at="now", argv=[], threads=1)
         return True
     checkpoint = checkpoints.verify_checkpoint(path.parent)
     if isinstance(checkpoint, checkpoints.BrokenCheckpoint):
