@@ -7,6 +7,10 @@ screen; nothing else comes from the process that trains the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import importlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -34,6 +38,7 @@ from ida_tui.util.paths import display_path
 
 if TYPE_CHECKING:
     from ida_tui.config.schema import Config, JudgeKey
+    from ida_tui.engine.process.engine import EngineProcess
     from ida_tui.engine.run.background import BackgroundRun
     from ida_tui.runs.control import ControlRequest
     from ida_tui.tui.app import IdaApp
@@ -42,6 +47,10 @@ LOW_PRIORITY_EVENTS: EventTypes = frozenset({TokensGenerated, TextGenerated, Mem
 """Frequent events that are drawn on every second tick only."""
 LONG_RUN_BYTES = 64e6
 """Size of an event log in bytes above which opening the run takes seconds and is announced."""
+MIN_MEMORY_TO_PREPARE = 8e9
+"""Free memory in bytes from which a process may wait for the next run; it takes about a tenth of that."""
+RUN_SCREEN = "ida_tui.tui.screens.run.screen"
+"""The module that a run shows first."""
 QUIT_TIMEOUT_S = 20.0
 """Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 RUN_IS_LIVE = "A run is live. Stop it first: press 2, then s."
@@ -56,11 +65,41 @@ class RunController:
         """The run of this app that goes on in the background."""
         self.quit_choice = QuitChoice.STAY
         """What the user chose on quitting; the app closes after the run has stopped or moved."""
+        self._prepared: EngineProcess | None = None
+        """A process that waits for the next run."""
         self._end_announced = False
         self._pending_events: EventTypes = frozenset()
         """Types of the events that the active screen has not shown yet."""
 
     # -- starting and opening -----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Import what the next run needs: its libraries in its process, its screen in a thread.
+
+        Without a processor and memory to spare no process is started.
+        """
+        if self._app.is_headless:
+            return
+        threading.Thread(target=importlib.import_module, args=[RUN_SCREEN], daemon=True).start()
+        if self._prepared is not None or (os.cpu_count() or 1) < 2:
+            return
+        from ida_tui.engine.process.engine import EngineProcess
+        from ida_tui.system.memory_limit import memory_limit
+
+        limit = memory_limit()
+        if limit.total - limit.used < MIN_MEMORY_TO_PREPARE:
+            return
+        with contextlib.suppress(OSError):  # the run reports it
+            self._prepared = EngineProcess()
+            self._prepared.send("prepare")
+
+    def _take_prepared(self, config: Config) -> EngineProcess | None:
+        """The prepared process, unless the run needs libraries that were imported in another way."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and (config.model.trust_remote_code or config.training.use_vllm):
+            prepared.close()
+            return None
+        return prepared
 
     def start(self, config: Config, key: JudgeKey) -> None:
         """Train an experiment in a process of its own and show it.
@@ -77,7 +116,9 @@ class RunController:
             return
         from ida_tui.engine.process.session import ProcessSession
 
-        session = ProcessSession(config, key=key, argv=self._app.argv)
+        session = ProcessSession(
+            config, key=key, argv=self._app.argv, engine=self._take_prepared(config)
+        )
         session.start()
         self.show(RunView(LiveSource(session), started_at=self._app.clock()))
 
@@ -120,6 +161,9 @@ class RunController:
 
     def show(self, run_view: RunView, *, in_front: bool = True) -> None:
         """Show a run on all screens, and switch to the run screen if `in_front`."""
+        if self._app.run_view is None and not self._app.is_headless:
+            # A full garbage collection would visit every object of the libraries while the keys wait.
+            gc.freeze()
         self._app.run_view = run_view
         self._app.frozen = False
         # Do not announce the end of a run that was opened from disk.
@@ -302,6 +346,8 @@ class RunController:
         if self.quit_choice in choices:
             self._app.quit_now()
             return
+        if session is not None:
+            self.prepare()
         if run_view.error is not None:
             self._app.show_error(run_view.error)
             return

@@ -1,18 +1,19 @@
-"""Messages between the app and the process that trains its run, as they are pickled into the socket."""
+"""Messages between the app and a process that computes for it, as they are pickled into the socket."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.config.schema import Config, JudgeKey, PromptKind
+from ida_tui.engine.inference.chat import ChatEvent
 from ida_tui.engine.run.background import BackgroundRun
 from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import Record
+from ida_tui.runs.directory import RunDirectory
 
-Request = Literal["stop", "pause", "resume", "hand_over"]
-"""Requests to the run, named as the methods of `Session`."""
+# -- of a run ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class StartRun:
     config: Config
     key: JudgeKey
     argv: list[str]
+
+
+RunRequest = Literal["stop", "pause", "resume", "hand_over"]
+"""Requests to the run, named as the methods of `Session`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +51,45 @@ class RunFinished:
     """Why it could not start, if it could not."""
 
 
-ToEngine = StartRun | Request | ResumeDecision
-FromEngine = NewRecords | HandedOver | RunFinished
+# -- of a chat --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartChat:
+    """Load the models of this run."""
+
+    directory: RunDirectory
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Have both models answer a message."""
+
+    text: str
+    kind: PromptKind
+    temperature: float
+
+
+ChatRequest = Literal["judge", "start_over", "stop", "close"]
+"""Requests to the chat, named as the methods of `Chat`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewChatEvent:
+    """The next event of the chat."""
+
+    event: ChatEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEnded:
+    """The chat has ended."""
+
+
+# ---------------------------------------------------------------------------------------------
+
+Prepare = Literal["prepare"]
+"""Import the libraries of a run, which may follow."""
+ToEngine = Prepare | StartRun | RunRequest | ResumeDecision | StartChat | ChatRequest | Ask
+FromEngine = NewRecords | HandedOver | RunFinished | NewChatEvent | ChatEnded
