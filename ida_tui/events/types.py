@@ -333,6 +333,10 @@ class StepFinished:
     """Completions that were cut off in their thought, and have no answer."""
     judge_groups: tuple[GroupVerdicts, ...] = ()
     """Ties, agreement and effect of the position in each group; empty without a judge, and in old runs."""
+    least_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Shortest time by phase at the device's measured speed; empty in old runs and with several processes."""
+    stragglers_s: float | None = None
+    """Time of `generate` in which nine in ten completions had ended; null if the engine did not see it."""
 
     @property
     def weights_moved(self) -> bool:
