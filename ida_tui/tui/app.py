@@ -39,8 +39,8 @@ PREPARE_AFTER_S = 0.5
 CHECK_TICKS = 8
 """Ticks between two checks of the terminal and of a finished run: two seconds."""
 SWITCH_INTERVAL_S = 0.0005
-"""Interpreter switch interval in seconds. With Python's default of 5 ms, a trainer of many small operations
-would stall for as long as the screen is drawn: each operation would wait for the interpreter again."""
+"""Interpreter switch interval in seconds. With Python's default of 5 ms, a key would wait that long, several
+times over, for a thread that imports a module or reads a log."""
 
 # The module of each screen except the launch screen is imported when the screen is first shown.
 

@@ -1,4 +1,4 @@
-"""Controller of the displayed run: start, open, follow, stop, and move to a background process.
+"""Controller of the displayed run: start, open, follow, stop, and leave in the background.
 
 The app calls `tick` four times a second. It folds new records into the run's state and refreshes the active
 screen; nothing else comes from the process that trains the run.
