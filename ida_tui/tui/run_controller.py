@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,8 @@ class RunController:
         if self._app.is_headless:
             return
         threading.Thread(target=importlib.import_module, args=[RUN_SCREEN], daemon=True).start()
-        if self._prepared is not None or (os.cpu_count() or 1) < 2:
+        # `ida-tui-viewer` has no libraries to import.
+        if self._prepared is not None or (os.cpu_count() or 1) < 2 or find_spec("torch") is None:
             return
         from ida_tui.engine.process.engine import EngineProcess
         from ida_tui.system.memory_limit import memory_limit
@@ -94,12 +96,18 @@ class RunController:
             self._prepared.send("prepare")
 
     def _take_prepared(self, config: Config) -> EngineProcess | None:
-        """The prepared process, unless the run needs libraries that were imported in another way."""
+        """The prepared process, unless it is gone or the run needs its libraries set up in another way."""
         prepared, self._prepared = self._prepared, None
-        if prepared is not None and (config.model.trust_remote_code or config.training.use_vllm):
-            prepared.close()
+        if prepared is None:
             return None
-        return prepared
+        if (
+            prepared.is_alive
+            and not config.model.trust_remote_code
+            and not config.training.use_vllm
+        ):
+            return prepared
+        prepared.close()
+        return None
 
     def start(self, config: Config, key: JudgeKey) -> None:
         """Train an experiment in a process of its own and show it.

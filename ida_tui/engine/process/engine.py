@@ -47,6 +47,11 @@ class EngineProcess:
         )
         self._sender.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
     def send(self, message: ToEngine) -> None:
         """Send a message; returns immediately. A process that has ended misses it."""
         self._messages.put(message)

@@ -18,6 +18,7 @@ import pytest
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
+from ida_tui.engine.process.engine import EngineProcess
 from ida_tui.engine.process.session import ProcessSession
 from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import ExitCode, IdaError
@@ -233,3 +234,22 @@ def test_a_run_whose_app_is_killed_stops_with_a_checkpoint() -> None:
     assert follow_run(RunDirectory(LATEST.resolve()), as_json=True) == 130
     ended: Any = events_on_disk()[-1].event
     assert (LATEST / f"checkpoints/checkpoint-{ended.steps_done}/trainer_state.json").is_file()
+
+
+def test_a_prepared_process_trains_the_run_that_follows() -> None:
+    engine = EngineProcess()
+    engine.send("prepare")
+    session = ProcessSession(tiny("training.max_steps=1"), engine=engine)
+
+    ended = train(session)[-1].event
+
+    assert isinstance(ended, ev.RunEnded)
+    assert ended.status == "done"
+    assert not engine.is_alive
+
+
+def test_a_process_that_is_not_needed_ends_with_its_connection() -> None:
+    engine = EngineProcess()
+    assert engine.is_alive
+    engine.close()
+    assert engine.how_it_ended() == "its process ended with exit status 0"
