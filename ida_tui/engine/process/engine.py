@@ -35,7 +35,7 @@ class EngineProcess:
         with theirs:
             self._process = subprocess.Popen(
                 [*PYTHON, "-m", f"{__package__}.host"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 # Signals of the terminal are for the app, which decides what they mean for a run.
                 start_new_session=True,
                 env=os.environ,
