@@ -79,7 +79,8 @@ class RunController:
 
         Without a processor and memory to spare no process is started.
         """
-        if self._app.is_headless:
+        run_view = self._app.run_view
+        if self._app.is_headless or (run_view is not None and run_view.is_live):
             return
         threading.Thread(target=importlib.import_module, args=[RUN_SCREEN], daemon=True).start()
         # `ida-tui-viewer` has no libraries to import.
