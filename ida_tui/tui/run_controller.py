@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -50,8 +49,6 @@ LONG_RUN_BYTES = 64e6
 """Size of an event log in bytes above which opening the run takes seconds and is announced."""
 MIN_MEMORY_TO_PREPARE = 8e9
 """Free memory in bytes from which a process may wait for the next run; it takes about a tenth of that."""
-RUN_SCREEN = "ida_tui.tui.screens.run.screen"
-"""The module that a run shows first."""
 QUIT_TIMEOUT_S = 20.0
 """Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 RUN_IS_LIVE = "A run is live. Stop it first: press 2, then s."
@@ -75,14 +72,13 @@ class RunController:
     # -- starting and opening -----------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Import what the next run needs: its libraries in its process, its screen in a thread.
+        """Start the process of the next run, so that its libraries are imported before they are needed.
 
-        Without a processor and memory to spare no process is started.
+        Without a processor and memory to spare nothing is prepared.
         """
         run_view = self._app.run_view
         if self._app.is_headless or (run_view is not None and run_view.is_live):
             return
-        threading.Thread(target=importlib.import_module, args=[RUN_SCREEN], daemon=True).start()
         # `ida-tui-viewer` has no libraries to import.
         if self._prepared is not None or (os.cpu_count() or 1) < 2 or find_spec("torch") is None:
             return
