@@ -16,8 +16,10 @@ import subprocess
 import sys
 import threading
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-from ida_tui.engine.process.messages import FromEngine, ToEngine
+if TYPE_CHECKING:
+    from ida_tui.engine.process.messages import FromEngine, ToEngine
 
 PYTHON = [sys.executable, "-P"]
 """The interpreter of the process; it does not search the working directory for modules."""
