@@ -13,6 +13,7 @@ from transformers import StoppingCriteriaList
 
 from ida_tui.config.conversation import Context, prompt_context
 from ida_tui.config.schema import Config, DeviceName, Prompt
+from ida_tui.engine.architecture.parts import longest_exact_sequence
 from ida_tui.engine.device.device import length_bucket, seeded_rng
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.model.chat_format import ChatFormat
@@ -151,7 +152,7 @@ def generate_tokens(
     model.eval()
     try:
         with torch.no_grad():
-            if config.engine == "fast" and decoder_support.unsupported_reason(model) is None:
+            if config.engine == "fast" and _can_decode(model, config, prompt_ids):
                 drawn = DrawnLogprobs()
                 answers = generate(
                     model,
@@ -176,6 +177,15 @@ def generate_tokens(
             return answers, config
     finally:
         model.train(was_training)
+
+
+def _can_decode(model: Any, config: Config, prompt_ids: Sequence[Sequence[int]]) -> bool:
+    """Whether the fast engine supports the model, and the prompts with their longest answers."""
+    if decoder_support.unsupported_reason(model) is not None:
+        return False
+    longest = max(map(len, prompt_ids)) + config.evaluation_max_completion_length
+    limit = longest_exact_sequence(model)
+    return limit is None or longest <= limit
 
 
 def _drawn_by_this_model(

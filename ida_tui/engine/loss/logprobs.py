@@ -2,9 +2,10 @@
 
 TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
 also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,
-and its keys and values (with their gradients) serve all its completions. Completions of similar length form
-a micro-batch, and only completion tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py`
-compares the results and the gradients with TRL's.
+and its keys and values (with their gradients) serve all its completions. In float32 on the CPU the batch is
+one sequence (`joint_sequence`); elsewhere completions of similar length form a micro-batch. Only completion
+tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py` compares the results and the
+gradients with TRL's.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ida_tui.engine.device.onednn import use_onednn_linears
+from ida_tui.engine.architecture.parts import CausalParts
+from ida_tui.engine.loss.fused_layers import use_fused_layers
+from ida_tui.engine.loss.joint_sequence import (
+    JointSequence,
+    joint_states,
+    supports_joint_sequences,
+)
 from ida_tui.engine.loss.lm_head import chunked_logprobs
-
-MAX_PADDING = 0.25
-"""Largest share of padding in a micro-batch before a new one is started."""
+from ida_tui.engine.loss.padding import similar_lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,13 @@ class CompletionBatch:
 
     @classmethod
     def from_padded(
-        cls, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, bucket: int = 1
+        cls,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        logits_to_keep: int,
+        bucket: int = 1,
+        *,
+        trim: bool = True,
     ) -> CompletionBatch:
         """Split TRL's padded tensors.
 
@@ -56,9 +67,11 @@ class CompletionBatch:
             mask: 1 for a token, 0 for padding, in the shape of `ids`.
             logits_to_keep: width of the completion part.
             bucket: both widths are padded to a multiple of this.
+            trim: whether the width of the prompts may change: padding common to all of them is removed.
         """
         if bucket > 1:
             before, after = -(ids.shape[1] - logits_to_keep) % bucket, -logits_to_keep % bucket
+            before = before if trim else 0
             ids, mask = (functional.pad(tensor, (before, after)) for tensor in (ids, mask))
             logits_to_keep += after
         width = ids.shape[1] - logits_to_keep
@@ -66,7 +79,7 @@ class CompletionBatch:
         ids_and_mask = torch.cat((prompts * prompt_mask, prompt_mask), dim=1)
         unique, prompt_of = torch.unique(ids_and_mask, dim=0, return_inverse=True)
         unique_mask = unique[:, width:]
-        longest = int(unique_mask.sum(dim=1).max()) if width else 0
+        longest = int(unique_mask.sum(dim=1).max()) if width and trim else width
         lengths = mask[:, width:].sum(dim=1).tolist()
         longest = min(width, -(-longest // bucket) * bucket)
         return cls(
@@ -80,19 +93,7 @@ class CompletionBatch:
 
     def micro_batches(self) -> Iterator[list[int]]:
         """Rows that go through the model together, grouped by length to limit padding."""
-        order = sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])
-        rows: list[int] = []
-        tokens = 0
-        for row in order:
-            longest = self.lengths[rows[0]] if rows else self.lengths[row]
-            padded_tokens = longest * (len(rows) + 1)
-            if rows and padded_tokens - tokens - self.lengths[row] > MAX_PADDING * padded_tokens:
-                yield rows
-                rows, tokens = [], 0
-            rows.append(row)
-            tokens += self.lengths[row]
-        if rows:
-            yield rows
+        return similar_lengths(self.lengths)
 
 
 def completion_logprobs(
@@ -109,7 +110,7 @@ def completion_logprobs(
     """Log-probability and entropy of every completion token at a sampling temperature.
 
     Args:
-        model: a causal language model that the fast step supports, with or without an adapter.
+        model: a causal language model that `scoring_support.unsupported_reason` accepts.
         ids: (rows, prompt + completion).
         mask: 1 for a token, 0 for padding. A row whose completion is fully masked gets zeros. If all are, the
             zeros still have a gradient, of zero, for every trained weight.
@@ -122,39 +123,28 @@ def completion_logprobs(
     Returns:
         Log-probabilities, (rows, logits_to_keep), zero at padding; and entropies in the same shape, or None.
     """
-    batch = CompletionBatch.from_padded(ids, mask, logits_to_keep, bucket)
+    parts = CausalParts.of(model)
+    backbone = parts.backbone
+    is_relative = _has_relative_positions(backbone)
+    batch = CompletionBatch.from_padded(ids, mask, logits_to_keep, bucket, trim=is_relative)
     if not any(batch.lengths):
         zeros = torch.zeros(ids.shape[0], logits_to_keep, device=ids.device)
         return zeros + _zero_of_trained_weights(model), zeros if with_entropy else None
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone, head = base.model, base.lm_head
     # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
-    with nullcontext() if recomputes else use_onednn_linears(backbone):
-        states_of = (
-            _states_of_full_rows(backbone, batch)
-            if recomputes
-            else _states_with_shared_prompts(backbone, batch)
-        )
-        hidden, labels, positions = [], [], []
-        for rows in batch.micro_batches():
-            longest = -(-batch.lengths[rows[0]] // bucket) * bucket
-            if longest == 0:
-                continue
-            index = torch.tensor(rows, device=ids.device)
-            tokens = batch.completions[index, :longest]
-            states = states_of(batch.prompt_of[index], tokens)
-            valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=ids.device)
-            for position, row in enumerate(rows):
-                valid[position, : batch.lengths[row]] = True
-            hidden.append(states[valid])
-            labels.append(tokens[valid])
-            columns = torch.arange(longest, device=ids.device)
-            positions.append((index[:, None] * logits_to_keep + columns)[valid])
+    with nullcontext() if recomputes else use_fused_layers(backbone):
+        longest = batch.prompts.shape[1] + max(batch.lengths)
+        if bucket == 1 and not recomputes and supports_joint_sequences(backbone, longest):
+            sequence = JointSequence.of(batch, logits_to_keep, backbone.config.num_attention_heads)
+            hidden, labels = joint_states(backbone, sequence), sequence.labels
+            positions = sequence.columns
+        else:
+            hidden, labels, positions = _states_of_micro_batches(
+                backbone, batch, logits_to_keep, recomputes=recomputes
+            )
     return _logprobs_of_states(
-        base,
-        head,
+        parts,
         hidden,
         labels,
         positions,
@@ -165,10 +155,53 @@ def completion_logprobs(
     )
 
 
+def _states_of_micro_batches(
+    backbone: Any, batch: CompletionBatch, width: int, *, recomputes: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states that predict the completion tokens, those tokens, and their places in the result."""
+    states_of = (
+        _states_of_full_rows(backbone, batch)
+        if recomputes
+        else _states_with_shared_prompts(backbone, batch)
+    )
+    hidden, labels, positions = [], [], []
+    device = batch.completions.device
+    for rows in batch.micro_batches():
+        longest = -(-batch.lengths[rows[0]] // batch.bucket) * batch.bucket
+        if longest == 0:
+            continue
+        index = torch.tensor(rows, device=device)
+        tokens = batch.completions[index, :longest]
+        states = states_of(batch.prompt_of[index], tokens)
+        valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)
+        for position, row in enumerate(rows):
+            valid[position, : batch.lengths[row]] = True
+        hidden.append(states[valid])
+        labels.append(tokens[valid])
+        columns = torch.arange(longest, device=device)
+        positions.append((index[:, None] * width + columns)[valid])
+    return torch.cat(hidden), torch.cat(labels), torch.cat(positions)
+
+
 def _zero_of_trained_weights(model: Any) -> torch.Tensor | float:
     """A zero whose gradient is zero for every trained weight, so that the optimizer updates all of them."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sum((parameter.reshape(-1)[:1].sum() * 0.0 for parameter in trained), 0.0)
+
+
+def _has_relative_positions(backbone: Any) -> bool:
+    """Whether only the distance of two tokens matters, so that a row may start at any position.
+
+    Other models count positions from the left end of TRL's batch, padding included, or from the mask.
+    """
+    return hasattr(backbone, "rotary_emb")
+
+
+def _position_ids(backbone: Any, mask: torch.Tensor, tokens: int) -> dict[str, torch.Tensor]:
+    """Argument `position_ids` for the last `tokens` columns of a mask; none where the model counts itself."""
+    if not _has_relative_positions(backbone):
+        return {}
+    return {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]}
 
 
 StatesFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -185,9 +218,9 @@ def _states_with_shared_prompts(backbone: Any, batch: CompletionBatch) -> States
     prompt_states = backbone(
         input_ids=batch.prompts,
         attention_mask=batch.prompt_mask,
-        position_ids=(batch.prompt_mask.cumsum(dim=1) - 1).clamp(min=0),
         past_key_values=cache,
         use_cache=True,
+        **_position_ids(backbone, batch.prompt_mask, batch.prompts.shape[1]),
     ).last_hidden_state
 
     def states(prompt_of: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -209,8 +242,8 @@ def _states_of_full_rows(backbone: Any, batch: CompletionBatch) -> StatesFunctio
         all_states = backbone(
             input_ids=torch.cat((batch.prompts[prompt_of], tokens), dim=1),
             attention_mask=full_mask,
-            position_ids=(full_mask.cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
+            **_position_ids(backbone, full_mask, full_mask.shape[1]),
         ).last_hidden_state
         predicting: torch.Tensor = all_states[:, mask.shape[1] - 1 : -1]
         return predicting
@@ -239,36 +272,40 @@ def _continue_from_prompts(
     mask = batch.prompt_mask[prompt_of]
     # Padding on the right needs no mask: causal attention hides it from all tokens.
     full_mask = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
-    start = mask.sum(dim=1, keepdim=True)
     states: torch.Tensor = backbone(
         input_ids=tokens,
         attention_mask=full_mask,
-        position_ids=start + torch.arange(tokens.shape[1], device=tokens.device),
         past_key_values=cache,
         use_cache=True,
+        **_position_ids(backbone, full_mask, tokens.shape[1]),
     ).last_hidden_state
     return states
 
 
 def _logprobs_of_states(
-    base: Any,
-    head: Any,
-    hidden: list[torch.Tensor],
-    labels: list[torch.Tensor],
-    positions: list[torch.Tensor],
+    parts: CausalParts,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    positions: torch.Tensor,
     shape: tuple[int, int],
     temperature: float,
     with_entropy: bool,
     entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Apply the output layer to the hidden states and scatter the results to their rows and columns."""
-    position = torch.cat(positions)
     logprobs, entropies = chunked_logprobs(
-        torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature, entropy_gradient
+        hidden,
+        parts.head.weight,
+        parts.head.bias,
+        labels,
+        temperature,
+        entropy_gradient,
+        scale=parts.scale,
+        softcap=parts.softcap,
     )
 
     def scatter(values: torch.Tensor) -> torch.Tensor:
         flat = values.new_zeros(shape[0] * shape[1])
-        return flat.scatter(0, position, values).view(shape)
+        return flat.scatter(0, positions, values).view(shape)
 
     return scatter(logprobs), scatter(entropies) if with_entropy else None

@@ -39,15 +39,34 @@ class DrawnLogprobs:
         is_on_host = logprobs.device.type == "cpu"
         self._parts.append((list(rows), logprobs.tolist() if is_on_host else logprobs))
 
-    def padded(self, rows: int, width: int) -> torch.Tensor:
-        """The first `rows` rows and `width` tokens, (rows, width), zero where a row has no token."""
-        values: list[list[float]] = [[] for _ in range(rows)]
+    def of_rows(self, rows: Sequence[int]) -> list[list[float]]:
+        """The values of these rows, one list per row."""
+        values: dict[int, list[float]] = {row: [] for row in rows}
         for indices, logprobs in self._parts:
             floats = logprobs if isinstance(logprobs, list) else logprobs.tolist()
             for row, value in zip(indices, floats, strict=True):
-                if row < rows:
+                if row in values:
                     values[row].append(value)
-        return torch.tensor([(row + [0.0] * width)[:width] for row in values])
+        return [values[row] for row in rows]
+
+    def padded(self, rows: Sequence[int], width: int) -> torch.Tensor:
+        """The first `width` tokens of these rows, (rows, width), zero where a row has no token."""
+        return torch.tensor([(row + [0.0] * width)[:width] for row in self.of_rows(rows)])
+
+
+def rows_to_compare(lengths: Sequence[int], group_size: int) -> list[int]:
+    """The rows of a rollout that are checked: the longest, and the shortest that shares its prompt.
+
+    Together they have the first and the last position, a shared prompt, and completions of different lengths.
+
+    Args:
+        lengths: tokens of each completion.
+        group_size: consecutive rows of the same prompt.
+    """
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    start = longest - longest % group_size
+    group = range(start, min(start + group_size, len(lengths)))
+    return sorted({longest, min(group, key=lengths.__getitem__)})
 
 
 def mean_difference(values: torch.Tensor, others: torch.Tensor, is_token: torch.Tensor) -> float:
@@ -98,4 +117,4 @@ def drawn_as_computed(
         target = torch.tensor(tokens, device=model.device)[:, None]
         computed[row, : len(tokens)] = logprobs.gather(1, target)[:, 0].cpu()
         is_token[row, : len(tokens)] = 1
-    return mean_difference(drawn.padded(rows, width), computed, is_token)
+    return mean_difference(drawn.padded(range(rows), width), computed, is_token)

@@ -1,6 +1,6 @@
 """Reasons why a model cannot be decoded by `Decoder`.
 
-Supported are Llama, Mistral, Qwen2 and Qwen3 with full attention, with or without a LoRA adapter.
+Supported are the families of `families`, with or without a LoRA adapter.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 
+from ida_tui.engine.architecture.families import (
+    CHANGED_ATTENTION,
+    FAMILIES,
+    describe_layer,
+    has_experts,
+    layer_type,
+)
+from ida_tui.engine.architecture.parts import active_adapters, unwrap_peft
 from ida_tui.engine.device.packed import PackedLinear
-from ida_tui.engine.rollout.decoder_layer import unwrap_peft
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def unsupported_reason(model: Any) -> str | None:
@@ -22,7 +27,7 @@ def unsupported_reason(model: Any) -> str | None:
     The decoder reads the weights of known modules. Any other module in their place, such as an adapter on the
     embedding or a trained copy of a norm, would be left out, so it is a reason.
     """
-    adapter_types = {str(config.peft_type.value) for config in _active_adapters(model)}
+    adapter_types = {str(config.peft_type.value) for config in active_adapters(model)}
     if adapter_types - {"LORA"}:
         return f"the adapter is {', '.join(sorted(adapter_types))}, not LoRA"
     base = unwrap_peft(model)
@@ -32,43 +37,43 @@ def unsupported_reason(model: Any) -> str | None:
         return f"the model type {model_type} is not one of {', '.join(FAMILIES)}"
     if not type(base).__module__.startswith("transformers.models."):
         return f"the model's code is not that of transformers ({type(base).__name__})"
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layer_types != {"full_attention"} or (
-        getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    ):
-        return "the model uses sliding-window attention"
-    if config.hidden_act != "silu":
-        return f"the activation function is {config.hidden_act}, not silu"
+    for name in CHANGED_ATTENTION:
+        if getattr(config, name, None):
+            return f"the model's configuration sets {name}"
     for name, module in _fixed_modules(base):
         if problem := _unknown_module_reason(base, name, module):
             return problem
-    for layer in base.model.layers:
-        for projection in _linears(layer):
-            problem = _unsupported_linear_reason(projection)
-            if problem:
-                return problem
+    for index, layer in enumerate(base.model.layers):
+        if problem := _unsupported_layer_reason(base, layer, index):
+            return problem
     return None
 
 
-def _active_adapters(model: Any) -> list[Any]:
-    """PEFT's configurations of the active adapters; empty for a model without PEFT's wrapper."""
-    if not hasattr(model, "get_base_model"):
-        return []
-    active = model.active_adapters if hasattr(model, "active_adapters") else [model.active_adapter]
-    return [model.peft_config[name] for name in active]
-
-
 def _fixed_modules(base: Any) -> Iterator[tuple[str, Any]]:
-    """All modules that the decoder reads or replaces, with their names, except the layers' linears."""
+    """The modules outside of the layers, and the layers with their parts, with their names."""
     backbone = base.model
     yield from (("the model", backbone), ("the output layer", base.lm_head))
     yield from (("the embedding", backbone.embed_tokens), ("the last norm", backbone.norm))
     yield ("the rotary embedding", backbone.rotary_emb)
-    for layer in base.model.layers:
-        yield from (("a layer", layer), ("the attention", layer.self_attn), ("the MLP", layer.mlp))
-        attention_norms = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
-        norms = (layer.input_layernorm, layer.post_attention_layernorm, *attention_norms)
-        yield from (("a norm", norm) for norm in norms if norm is not None)
+    for layer in backbone.layers:
+        yield from (("a layer", layer), ("the attention", layer.self_attn))
+        if not has_experts(layer.mlp):
+            yield ("the MLP", layer.mlp)
+
+
+def _unsupported_layer_reason(base: Any, layer: Any, index: int) -> str | None:
+    """Why the decoder does not reproduce a layer; None if it does."""
+    kind = layer_type(base.config, index)
+    if kind not in ("full_attention", "sliding_attention"):
+        return f"the model has layers of the type {kind}"
+    described = describe_layer(base.config, layer, index)
+    for norm in described.norms:
+        if problem := _unknown_module_reason(base, "a norm", norm):
+            return problem
+    for linear in described.linears:
+        if problem := _unsupported_linear_reason(linear):
+            return problem
+    return None
 
 
 def _unknown_module_reason(base: Any, name: str, module: Any) -> str | None:
@@ -87,14 +92,6 @@ def _wrapped_reason(name: str, module: Any) -> str | None:
     # PEFT's hook on the embedding for gradient checkpointing changes no values.
     hooks = () if isinstance(module, torch.nn.Embedding) else module._forward_hooks
     return f"{name} has a forward hook" if hooks or module._forward_pre_hooks else None
-
-
-def _linears(layer: Any) -> tuple[Any, ...]:
-    attention, mlp = layer.self_attn, layer.mlp
-    return (
-        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-    )
 
 
 def _unsupported_linear_reason(linear: Any) -> str | None:

@@ -8,12 +8,13 @@
 
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
-Models that the two do not support are trained by TRL's code, with a warning in the log.
+Each of the two is replaced by TRL's code, with a warning in the log, where it does not support the model:
+sampling needs a family that the decoder knows, log-probabilities only a backbone and an output layer.
 
-The first rows of a rollout are checked: their log-probabilities as drawn, as the loss scores them and as TRL
-computes them must agree. This is done for the first rollout, for the first one after the weights have moved
-(an adapter starts as zero, so only then does it show), and then every `CHECK_INTERVAL` steps. If they do not
-agree, TRL's code takes over.
+The longest row of a rollout and the shortest one of its group are checked: their log-probabilities as drawn,
+as the loss scores them and as TRL computes them must agree. This is done for the first rollout, for the first
+one after the weights have moved (an adapter starts as zero, so only then does it show), and then every
+`CHECK_INTERVAL` steps. If they do not agree, TRL's code takes over.
 """
 
 from __future__ import annotations
@@ -27,15 +28,27 @@ from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from ida_tui.config.sections.training import SamplingWeights
+from ida_tui.engine.architecture.parts import longest_exact_sequence
+from ida_tui.engine.device.cuda_graph import graph_choice
 from ida_tui.engine.device.device import length_bucket
+from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout import decoder_support
-from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, mean_difference, worst
+from ida_tui.engine.rollout.agreement import (
+    DrawnLogprobs,
+    agrees,
+    mean_difference,
+    rows_to_compare,
+    worst,
+)
 from ida_tui.engine.rollout.generate import generate_in_chunks
+from ida_tui.engine.rollout.importance import RatioBounds, RatioSums, SamplingFigures
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
+from ida_tui.engine.trainer import scoring_probe
 from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import Noticed
@@ -63,40 +76,84 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     Args:
         rollout_rows: completions generated together; None means all completions of a step.
+        sampling_weights: number format of the frozen weights while completions are drawn.
         **arguments: arguments of `InstrumentedGRPOTrainer`.
     """
 
-    def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rollout_rows: int | None = None,
+        sampling_weights: SamplingWeights = "model",
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self._rollout_rows = rollout_rows
+        self._sampling_weights: SamplingWeights = sampling_weights
         self._last_check: int | None = None
         """Step of the last check; None before the first one in this process."""
         self._adapter_checked = False
         """Whether a check has been made with weights that differ from the base model's."""
         self._drawn: DrawnLogprobs | None = None
-        """Log-probabilities of the rollout as drawn, if it is checked."""
+        """Log-probabilities of the rollout as drawn, if they are needed."""
         self._length_bucket = length_bucket(self.accelerator.device.type)
+        self._graphs = graph_choice(self.accelerator.device, partial(self._notify, "info"))
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
         self._rng_after_shuffle: torch.Tensor | None = None
-        self._fallback_reason: str | None = None
-        """Why TRL's code computes the steps; None while the fast code does."""
-        if reason := self._unsupported_reason():
-            self._fall_back(reason)
+        self._scores_old_policy = False
+        """Whether TRL asks next for the policy's log-probabilities before the update."""
+        self._noted_own_weights = False
+        self._samples_fast = self._scores_fast = True
+        """Whether completions and log-probabilities are computed here, not by TRL's code."""
+        self._choose_code()
 
-    def _unsupported_reason(self) -> str | None:
-        if reason := decoder_support.unsupported_reason(self.accelerator.unwrap_model(self.model)):
-            return reason
+    def _choose_code(self) -> None:
+        """Leave to TRL what the fast code does not support, and say why."""
+        sampling = self._unsupported_sampling_reason()
+        scoring = self._unsupported_scoring_reason(is_tested=sampling is None)
+        if sampling and scoring:
+            self._fall_back(sampling if sampling == scoring else f"{sampling}; {scoring}")
+        elif sampling:
+            self._samples_fast = False
+            self._notify("warning", f"TRL's code samples; only scoring is fast: {sampling}")
+        elif scoring:
+            self._scores_fast = False
+            self._notify("warning", f"TRL's code scores; only sampling is fast: {scoring}")
+
+    def _unsupported_sampling_reason(self) -> str | None:
+        """Why the decoder cannot sample; None if it can."""
         if self.tools or self._is_vlm:
             return "the model is trained with tools or images"
         for name in TRL_SAMPLING_ARGUMENTS:
             if getattr(self.args, name) is not None:
                 return f"only TRL's sampling reads {name} of training.extra"
-        return None
+        return decoder_support.unsupported_reason(self.accelerator.unwrap_model(self.model))
+
+    def _unsupported_scoring_reason(self, is_tested: bool) -> str | None:
+        """Why log-probabilities cannot be computed fast; None if they can.
+
+        Args:
+            is_tested: whether the model is of a kind that the decoder supports, which needs no probe.
+        """
+        if self.tools or self._is_vlm:
+            return "the model is trained with tools or images"
+        if self.aux_loss_enabled:
+            return (
+                "only TRL's code computes the loss that balances the experts"
+                " (training.extra={router_aux_loss_coef: 0} leaves it out)"
+            )
+        model = self.accelerator.unwrap_model(self.model)
+        if reason := scoring_support.unsupported_reason(model):
+            return reason
+        if is_tested:
+            return None
+        with self.accelerator.autocast():
+            return scoring_probe.disagreement(model, self._logprob_dtype())
 
     def _fall_back(self, reason: str) -> None:
-        self._fallback_reason = reason
+        self._samples_fast = self._scores_fast = False
         self._notify("warning", f"The fast step is off; TRL's code is used instead: {reason}")
 
     def _notify(self, level: Any, text: str) -> None:
@@ -120,6 +177,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._precomputed is not None:
             # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
+        if "importance_sampling_ratio" in batch:
+            sums = self._process_group.all_gather(RatioSums.of(batch, RatioBounds.of(self.args)))
+            self._recorder.record_sampling(SamplingFigures.of_ranks(sums))
         if not self._process_group.is_single:
             # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
             # so that several processes draw the same random numbers as one.
@@ -132,24 +192,38 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        self._drawn = DrawnLogprobs() if self._is_check_due() else None
+        is_check_due = self._is_check_due()
+        draws_otherwise = self._sampling_weights != "model" and self._samples_fast
+        drawn = DrawnLogprobs()
+        self._drawn = drawn if is_check_due or draws_otherwise else None
+        self.use_vllm = False
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self._drawn is not None and not self._check_agreement(completion_ids, self._drawn):
+        is_fast = self._samples_fast or self._scores_fast
+        if is_check_due and is_fast and not self._check_agreement(completion_ids, drawn):
             # The completions come from another policy than the loss scores.
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._drawn = None
+        # TRL corrects the loss for completions that another policy drew if it takes that for vLLM.
+        self.use_vllm = logprobs is not None
+        self._scores_old_policy = self.use_vllm and self.vllm_importance_sampling_correction
+        if self._sampling_weights != "model" and not self.use_vllm and not self._noted_own_weights:
+            self._noted_own_weights = True
+            self._notify(
+                "warning", "training.sampling_weights is without effect: TRL's code samples"
+            )
         return completion_ids, logprobs
 
     def _generate_completion_ids(
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        if self._fallback_reason is not None:
+        self._prompt_ids = prompt_ids
+        self._check_lengths(prompt_ids)
+        if not self._samples_fast:
             if not self._process_group.is_single:
                 # All ranks have the same generator state. TRL needs different ones, or ranks that share a
                 # prompt would draw the same completions.
                 set_seed(self.args.seed + self._current_step, device_specific=True)
             return super()._generate_completion_ids(progress, prompt_ids, *args, **kwargs)
-        self._prompt_ids = prompt_ids
         settings = self.generation_config
         shared_sampler, on_tokens = None, progress.on_tokens
         if not self._process_group.is_single:
@@ -172,8 +246,25 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 on_draw=None if self._drawn is None else self._drawn.add,
                 bucket=self._length_bucket,
                 shared_sampler=shared_sampler,
+                weights=self._sampling_weights,
+                graphs=self._graphs,
             )
-        return completion_ids, None
+        if self._sampling_weights == "model" or self._drawn is None:
+            return completion_ids, None
+        return completion_ids, self._drawn.of_rows(range(len(completion_ids)))
+
+    def _check_lengths(self, prompt_ids: list[list[int]]) -> None:
+        """Leave sequences to TRL whose length would change the rotary embedding while they grow."""
+        limit = longest_exact_sequence(self.accelerator.unwrap_model(self.model))
+        if limit is None or not (self._samples_fast or self._scores_fast):
+            return
+        longest = max(map(len, prompt_ids)) + self.max_completion_length
+        longest = max(self._process_group.all_gather(longest))
+        if longest > limit:
+            self._fall_back(
+                f"a prompt with its completion may have {longest} tokens, and beyond {limit} tokens"
+                " the model's rotary embedding depends on the length"
+            )
 
     def _token_sampler(self) -> TokenSampler:
         """Sampling parameters of the run."""
@@ -183,13 +274,14 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
-        if (
-            self._fallback_reason is not None
-            or not self._is_single_batch_step()
-            or not self.model.training
+        if self._precomputed is not None or not (
+            self._scores_fast and self._is_single_batch_step() and self.model.training
         ):
             return
-        ids, mask, logits_to_keep = self._pad_like_trl(self._prompt_ids, completion_ids)
+        self._precompute(*self._pad_like_trl(self._prompt_ids, completion_ids))
+
+    def _precompute(self, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int) -> None:
+        """Run the forward pass of the loss ahead of the loss."""
         self._recorder.enter_phase("update", self._current_step)
         with torch.enable_grad():
             logprobs, entropies = self._fast_logprobs(
@@ -239,6 +331,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)
+        self.use_vllm = "importance_sampling_ratio" in inputs  # also after a resume
         return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(
@@ -252,8 +345,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         compute_aux_loss: bool = False,
         **other: Any,
     ) -> LogprobOutputs:
+        of_old_policy, self._scores_old_policy = self._scores_old_policy, False
         unsupported = compute_aux_loss or any(value is not None for value in other.values())
-        if self._fallback_reason is not None or unsupported:
+        if not self._scores_fast or unsupported:
             outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
@@ -265,10 +359,20 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 **other,
             )
             return outputs
+        if (
+            of_old_policy
+            and self._is_single_batch_step()
+            and self.model.training
+            and not self.args.gradient_checkpointing
+        ):
+            # The update is the first one of this policy, so the loss's own forward pass has these values.
+            self._precompute(input_ids, attention_mask, logits_to_keep)
+            assert self._precomputed is not None
+            return self._precomputed.logprobs.detach(), None, None
         self._mark_reference_phase()
-        precomputed, self._precomputed = self._precomputed, None
         order = self._row_order
-        if precomputed is not None and order is not None and torch.is_grad_enabled():
+        if self._precomputed is not None and order is not None and torch.is_grad_enabled():
+            precomputed, self._precomputed = self._precomputed, None
             return precomputed.logprobs[order], precomputed.entropies[order], None
         # In a rollout TRL asks for batches of the update's size, which limits memory like the update's.
         rows_at_once = batch_size or len(input_ids)
@@ -285,7 +389,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
-        if self._fallback_reason is None and self.accelerator.sync_gradients:
+        if self._scores_fast and self.accelerator.sync_gradients:
             self._process_group.average_gradients(self.model.parameters())
         return loss
 
@@ -309,7 +413,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _is_check_due(self) -> bool:
         """Whether the next rollout is checked."""
-        if self._fallback_reason is not None:
+        if not (self._samples_fast or self._scores_fast):
             return False
         if self._last_check is None or self._current_step >= self._last_check + CHECK_INTERVAL:
             return True
@@ -321,54 +425,62 @@ class FastTrainer(InstrumentedGRPOTrainer):
         return any(bool(up.any()) for up in ups) if ups else self._weight_delta.change().model > 0
 
     def _check_agreement(self, completion_ids: list[list[int]], drawn: DrawnLogprobs) -> bool:
-        """Compare the first rows' log-probabilities, with the adapter on; fall back if they differ.
+        """Compare the log-probabilities of two rows, with the adapter on; fall back if they differ.
+
+        Where TRL's code samples or scores, its part is not compared.
 
         Returns:
             Whether the completions can be used: they were drawn from the policy that the loss will score.
         """
-        # No more rows than a pass of the loss has: the memory plan covers those.
-        rows = min(self.num_generations, self.args.per_device_train_batch_size)
-        prompts = self._prompt_ids[:rows]
-        ids, mask, width = self._pad_like_trl(prompts, completion_ids[:rows])
+        rows = rows_to_compare([len(ids) for ids in completion_ids], self.num_generations)
+        prompts, completions = (
+            [ids[row] for row in rows] for ids in (self._prompt_ids, completion_ids)
+        )
+        ids, mask, width = self._pad_like_trl(prompts, completions)
         is_token = mask[:, -width:].cpu()
         with torch.no_grad():
-            trl, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(
-                self,
-                self.model,
-                ids,
-                mask,
-                width,
-                batch_size=1,  # TRL's code needs far more memory for larger batches
-            )
-            fast, _ = self._fast_logprobs(self.model, ids, mask, width, entropy=False)
-        trl, fast = trl.float().cpu(), fast.float().cpu()
-        as_drawn = drawn.padded(len(prompts), width)
+            trl = torch.zeros(len(rows), width)
+            # One row at a time and without padding: TRL's code needs more memory and time for a batch.
+            for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+                logprobs, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(
+                    self, self.model, *self._pad_like_trl([prompt], [completion])
+                )
+                trl[index, : logprobs.shape[1]] = logprobs[0].float().cpu()
+            scored = trl
+            if self._scores_fast:
+                fast, _ = self._fast_logprobs(self.model, ids, mask, width, entropy=False)
+                scored = fast.float().cpu()
+        as_drawn = drawn.padded(rows, width) if self._samples_fast else scored
         # Use the largest value of all ranks, so that all ranks decide the same.
         differences = self._process_group.all_gather(
             tuple(
                 mean_difference(a, b, is_token)
-                for a, b in ((fast, trl), (as_drawn, fast), (as_drawn, trl))
+                for a, b in ((scored, trl), (as_drawn, scored), (as_drawn, trl))
             )
         )
         from_trl, gap, drawn_from_trl = (worst(values) for values in zip(*differences, strict=True))
-        self._recorder.record_logprob_gap(gap)
+        if self._samples_fast:
+            self._recorder.record_logprob_gap(gap)
         dtype = self._logprob_dtype()
         differs, is_first = self._weights_differ_from_base(), self._last_check is None
         if not agrees(from_trl, dtype):
             self._fall_back(f"log-probabilities differ from TRL's by {from_trl:.1e} on average")
-        elif not agrees(gap, dtype):
+        elif self._sampling_weights == "model" and not agrees(gap, dtype):
             self._fall_back(
                 f"log-probabilities of the drawn tokens differ from the loss's by {gap:.1e} on average"
             )
         elif is_first or (differs and not self._adapter_checked):
+            agreements = [f"with TRL's within {from_trl:.0e}"] if self._scores_fast else []
+            agreements += [f"with the sampling's within {gap:.0e}"] if self._samples_fast else []
             self._notify(
                 "info",
-                f"Fast step: log-probabilities agree with TRL's within {from_trl:.0e}"
-                f" and with the sampling's within {gap:.0e}"
+                f"Fast step: log-probabilities agree {' and '.join(agreements)}"
                 + ("" if is_first else ", with the trained weights"),
             )
         self._last_check = self._current_step
         self._adapter_checked = self._adapter_checked or differs
+        if self._sampling_weights != "model":  # TRL's code has no correction
+            return self._samples_fast
         return agrees(drawn_from_trl, dtype)
 
     def _logprob_dtype(self) -> str:

@@ -17,6 +17,7 @@ from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers
 from ida_tui.engine.model import load
 from ida_tui.engine.rollout import decoder_layer
+from ida_tui.engine.rollout.agreement import rows_to_compare
 from ida_tui.engine.trainer import fast
 
 SHORT = (
@@ -162,6 +163,22 @@ def test_an_evaluation_with_a_wrong_decoder_answers_with_transformers_and_says_s
     with pytest.warns(UserWarning, match="The fast engine is off; transformers answers instead"):
         answers = generate_answers(model, tokenizer, config, "cpu", prompts, samples=1, seed=0)
     assert answers == generate_answers(model, tokenizer, plain, "cpu", prompts, samples=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "group_size", "rows"),
+    [
+        ([5, 9, 3, 1, 12, 4, 2, 8], 4, [4, 6]),
+        ([7, 2, 9], 3, [1, 2]),
+        ([6, 6], 2, [0]),
+        ([4], 8, [0]),
+    ],
+    ids=["last-group", "one-group", "equal-lengths", "one-row"],
+)
+def test_the_longest_row_is_checked_with_the_shortest_of_its_prompt(
+    lengths: list[int], group_size: int, rows: list[int]
+) -> None:
+    assert rows_to_compare(lengths, group_size) == rows
 
 
 # --- dropout -------------------------------------------------------------------------------------
