@@ -50,6 +50,10 @@ class IdaError(Exception):
         self.where = where
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How to copy the error to another process, also if its class takes other arguments."""
+        return _copy_error, (type(self), self.args, self.__dict__)
+
     def lines(self) -> list[str]:
         """The error as printed: title, location and fix."""
         lines = [f"error: {self.title}"]
@@ -60,6 +64,14 @@ class IdaError(Exception):
             lines.append(f"  fix: {first}")
             lines.extend(f"       {line}" for line in rest)
         return lines
+
+
+def _copy_error(
+    error_class: type[IdaError], args: tuple[object, ...], attributes: dict[str, object]
+) -> IdaError:
+    copy = error_class.__new__(error_class, *args)
+    copy.__dict__.update(attributes)
+    return copy
 
 
 class UsageError(IdaError):

@@ -114,6 +114,14 @@ def ida_tui_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     return run
 
 
+@pytest.fixture
+def prepared_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts the runs and chats of the app in processes that have imported torch."""
+    from ida_tui.engine.process import engine
+
+    monkeypatch.setattr(engine, "PYTHON", prepared_python())
+
+
 @pytest.fixture(scope="session")
 def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 model with random weights and another shape than the embedded model, in a local folder."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.engine.run import background
 from ida_tui.engine.run.background import BackgroundRun, LaunchFailed
 from ida_tui.errors import ExitCode
-from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import expand_home
 from ida_tui.util.text import multiple_lines
 
 
@@ -26,16 +25,7 @@ def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
     Returns:
         Done once the run has started; otherwise the exit code of the failed process.
     """
-    runs = expand_home(config.output_dir) / config.name
-
-    def find(pid: int) -> RunDirectory | None:
-        # `latest` is a link that moves when another run starts.
-        folders = (p.parent for p in runs.glob("*/owner.json") if not p.parent.is_symlink())
-        candidates = map(RunDirectory, folders)
-        return next(
-            (d for d in candidates if owner.owner_pid(d) == pid and owner.is_alive(d)), None
-        )
-
+    find = partial(background.find_new_run, config)
     return _report_launch(lambda: background.launch(arguments, find))
 
 

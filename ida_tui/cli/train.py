@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from ida_tui.api import run_session
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.cli.output.streams import background_output
-from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.distributed.environment import process_info
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
 from ida_tui.events.state import RunState
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.system.signals import STOP_SIGNALS, handle_signals
 
 SAME_REQUEST_S = 3.0
 """Seconds within which signals passed on by a launcher count as one request."""

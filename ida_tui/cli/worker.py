@@ -10,11 +10,11 @@ import sys
 import threading
 
 from ida_tui.cli.output.lines import print_lines, print_status
-from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.engine.distributed.environment import ProcessInfo
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.worker import Worker
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.system.signals import STOP_SIGNALS, handle_signals
 
 
 def run_worker(process: ProcessInfo) -> int:

@@ -7,7 +7,8 @@
     session.raise_start_error()
 
 The thread is the only one that imports torch and touches the device. Its output is a queue of frozen records;
-its input is requests to stop, pause, resume or hand over, and decisions on a pause.
+its input is requests to stop, pause or resume, and decisions on a pause. In `process.session` the thread
+only talks to a process that trains.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.engine.run.background import BackgroundRun
 from ida_tui.engine.run.control import ResumeDecision, RunControl
 from ida_tui.errors import (
     ExitCode,
@@ -58,6 +60,10 @@ class Session:
         """The judge in use; a decision on a pause can replace the profile's judge."""
         self.budget = config.budget
         """Most that the judge may cost, in US dollars; null for no limit."""
+        self.background_run: BackgroundRun | None = None
+        """The run after it was handed over, if it has a process of its own."""
+        self.died = ""
+        """How the process of the run ended without ending the run, as a clause; empty if it did not."""
         self._key = key
         self._argv = list(argv)
         self._resume = resume
@@ -90,8 +96,14 @@ class Session:
         self._control.request_resume()
 
     def request_hand_over(self) -> None:
-        """End the run after the current step, so that another process can resume it."""
-        self._control.request_hand_over()
+        """Let the run go on in the background: a paused run resumes, and a missing judge ends it."""
+        self._control.unattended.set()
+        self._control.request_resume()
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the run goes on in the background."""
+        return self._control.unattended.is_set()
 
     @property
     def pause_requested(self) -> bool:
@@ -162,11 +174,6 @@ class Session:
                 resume=self._resume,
                 decisions=self._decisions,
             )
-            if self._control.hand_over_requested:
-                # This process may stay alive, and the process that resumes the run needs the memory.
-                from ida_tui.engine.device.device import free_memory
-
-                free_memory(resolve_device(self.config))
         except IdaError as error:
             self._start_error = error
         except ModuleNotFoundError as error:

@@ -95,7 +95,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("stop", ("s",), "Stop", "End the training and save a checkpoint.", "run", footer=True),
     Action("pause", ("p",), "Pause", "Pause the training after this step, or resume it.", "run",
            footer=True),
-    Action("detach", ("d",), "Detach", "Continue the training in a background process.",
+    Action("detach", ("d",), "Detach", "Continue the training in the background.",
            "run", footer=True),
     Action("freeze", ("space",), "Freeze", "Freeze or unfreeze the display; training continues.",
            "run", True),

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 STYLES = Path(__file__).parent / "styles"
 REFRESH_SECONDS = 0.25
 """Seconds between two refreshes of the screen."""
+PREPARE_AFTER_S = 0.5
+"""Seconds after the start when the first run is prepared."""
 CHECK_TICKS = 8
 """Ticks between two checks of the terminal and of a finished run: two seconds."""
 SWITCH_INTERVAL_S = 0.0005
-"""Interpreter switch interval in seconds. With Python's default of 5 ms, a trainer of many small operations
-would stall for as long as the screen is drawn: each operation would wait for the interpreter again."""
+"""Interpreter switch interval in seconds. With Python's default of 5 ms, a key would wait that long, several
+times over, for a thread that imports a module or reads a log."""
 
 # The module of each screen except the launch screen is imported when the screen is first shown.
 
@@ -163,6 +165,8 @@ class IdaApp(App[None]):
             await self.chat_controller.open(self._chat_directory)
         if not self.is_headless:
             self._install_signal_handlers()
+        if self._open_directory is None and self._chat_directory is None:
+            self.set_timer(PREPARE_AFTER_S, self.run_controller.prepare)
 
     async def _open_at_start(self, path: Path) -> None:
         """Open a run or a sweep at the start of the app."""

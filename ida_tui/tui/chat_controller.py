@@ -25,7 +25,7 @@ class ChatController:
         """The chat whose models are in memory."""
 
     async def open(self, path: Path) -> None:
-        """Chat with the model of the run in this directory, unless this process is training."""
+        """Chat with the model of the run in this directory, unless the app is training."""
         if self._app.run_view is not None and self._app.run_view.is_live:
             self._app.notify("Chat is unavailable while a run is training.", severity="warning")
             return
@@ -33,9 +33,9 @@ class ChatController:
             if not self.close():
                 self._app.notify(STILL_LOADING)
                 return
-            from ida_tui.engine.inference.chat import Chat
+            from ida_tui.engine.process.chat import ProcessChat
 
-            self.chat = Chat(RunDirectory(path))
+            self.chat = ProcessChat(RunDirectory(path))
             self.chat.start()
         await self._app.action_go("chat")
 

@@ -1,15 +1,19 @@
-"""Controller of the displayed run: start, open, follow, stop, and move to a background process.
+"""Controller of the displayed run: start, open, follow, stop, and leave in the background.
 
 The app calls `tick` four times a second. It folds new records into the run's state and refreshes the active
-screen; nothing else crosses from the trainer's thread.
+screen; nothing else comes from the process that trains the run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +34,11 @@ from ida_tui.tui.chat_controller import STILL_LOADING
 from ida_tui.tui.run_view.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.dialogs import QuitChoice
+from ida_tui.util.paths import display_path
 
 if TYPE_CHECKING:
     from ida_tui.config.schema import Config, JudgeKey
+    from ida_tui.engine.process.engine import EngineProcess
     from ida_tui.engine.run.background import BackgroundRun
     from ida_tui.runs.control import ControlRequest
     from ida_tui.tui.app import IdaApp
@@ -41,6 +47,8 @@ LOW_PRIORITY_EVENTS: EventTypes = frozenset({TokensGenerated, TextGenerated, Mem
 """Frequent events that are drawn on every second tick only."""
 LONG_RUN_BYTES = 64e6
 """Size of an event log in bytes above which opening the run takes seconds and is announced."""
+MIN_MEMORY_TO_PREPARE = 8e9
+"""Free memory in bytes from which a process may wait for the next run; it takes about a tenth of that."""
 QUIT_TIMEOUT_S = 20.0
 """Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 RUN_IS_LIVE = "A run is live. Stop it first: press 2, then s."
@@ -52,17 +60,54 @@ class RunController:
     def __init__(self, app: IdaApp) -> None:
         self._app = app
         self.background_run: BackgroundRun | None = None
-        """The background process that took over a run of this app."""
+        """The run of this app that goes on in the background."""
         self.quit_choice = QuitChoice.STAY
         """What the user chose on quitting; the app closes after the run has stopped or moved."""
+        self._prepared: EngineProcess | None = None
+        """A process that waits for the next run."""
         self._end_announced = False
         self._pending_events: EventTypes = frozenset()
         """Types of the events that the active screen has not shown yet."""
 
     # -- starting and opening -----------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Start the process of the next run, so that its libraries are imported before they are needed.
+
+        Without a processor and memory to spare nothing is prepared.
+        """
+        run_view = self._app.run_view
+        if self._app.is_headless or (run_view is not None and run_view.is_live):
+            return
+        # `ida-tui-viewer` has no libraries to import.
+        if self._prepared is not None or (os.cpu_count() or 1) < 2 or find_spec("torch") is None:
+            return
+        from ida_tui.engine.process.engine import EngineProcess
+        from ida_tui.system.memory_limit import memory_limit
+
+        limit = memory_limit()
+        if limit.total - limit.used < MIN_MEMORY_TO_PREPARE:
+            return
+        with contextlib.suppress(OSError):  # the run reports it
+            self._prepared = EngineProcess()
+            self._prepared.send("prepare")
+
+    def _take_prepared(self, config: Config) -> EngineProcess | None:
+        """The prepared process, unless it is gone or the run needs its libraries set up in another way."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            return None
+        if (
+            prepared.is_alive
+            and not config.model.trust_remote_code
+            and not config.training.use_vllm
+        ):
+            return prepared
+        prepared.close()
+        return None
+
     def start(self, config: Config, key: JudgeKey) -> None:
-        """Train an experiment in this process and show it.
+        """Train an experiment in a process of its own and show it.
 
         Args:
             config: the resolved experiment profile.
@@ -74,9 +119,11 @@ class RunController:
         if not self._app.chat_controller.close():
             self._app.notify(STILL_LOADING)
             return
-        from ida_tui.engine.session import Session
+        from ida_tui.engine.process.session import ProcessSession
 
-        session = Session(config, key=key, argv=self._app.argv, interactive=True)
+        session = ProcessSession(
+            config, key=key, argv=self._app.argv, engine=self._take_prepared(config)
+        )
         session.start()
         self.show(RunView(LiveSource(session), started_at=self._app.clock()))
 
@@ -119,6 +166,9 @@ class RunController:
 
     def show(self, run_view: RunView, *, in_front: bool = True) -> None:
         """Show a run on all screens, and switch to the run screen if `in_front`."""
+        if self._app.run_view is None and not self._app.is_headless:
+            # A full garbage collection would visit every object of the libraries while the keys wait.
+            gc.freeze()
         self._app.run_view = run_view
         self._app.frozen = False
         # Do not announce the end of a run that was opened from disk.
@@ -185,10 +235,11 @@ class RunController:
         self._app.refresh_screen()
 
     def hand_over(self, *, quit_app: bool = False) -> None:
-        """Move the live run to a background process after the current step.
+        """Let the live run go on in the background.
 
         Args:
-            quit_app: whether to close the app afterwards; otherwise it follows the background process.
+            quit_app: whether to close the app afterwards; otherwise it follows the run like that of any other
+                process.
         """
         run_view = self._app.run_view
         if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.is_live:
@@ -205,42 +256,17 @@ class RunController:
         self.quit_choice = QuitChoice.DETACH if quit_app else QuitChoice.STAY
         run_view.handing_over = True
         run_view.source.session.request_hand_over()
-        self._app.notify(
-            "The run moves to the background after this step. Press s to stop instead."
-        )
         self._app.refresh_screen()
 
-    def _finish_hand_over(self, run_view: RunView) -> None:
-        """Start the background process, unless the run finished or failed before the handover."""
-        self._end_announced = True
-        ended = run_view.state.ended
-        if ended is None or ended.status != "interrupted" or run_view.directory is None:
-            self._finish(run_view, quit_app=self.quit_choice is not QuitChoice.STAY)
-            return
-        quit_app = self.quit_choice is QuitChoice.DETACH
-        directory = RunDirectory(run_view.directory)
-        self._run_worker(partial(self._start_background_run, directory, quit_app=quit_app))
-
-    async def _start_background_run(self, directory: RunDirectory, *, quit_app: bool) -> None:
-        from ida_tui.engine.run.background import hand_over
-
-        def start_process() -> BackgroundRun:
-            # Set by the thread itself: the app may close while the process starts.
-            self.background_run = hand_over(directory)
-            return self.background_run
-
-        self._app.notify("Starting background process…", timeout=10)
-        try:
-            background_run = await asyncio.to_thread(start_process)
-        except IdaError as error:
-            self._app.show_error(error)
-            return
-        if quit_app:
+    def _leave_in_background(self, background_run: BackgroundRun) -> None:
+        """After a handover, close the app or follow the run like that of any other process."""
+        self.background_run = background_run
+        if self.quit_choice is QuitChoice.DETACH:
             self._app.exit()
             return
         first, *rest = background_run.status_lines()
         self._app.notify("\n".join([first, rest[0].strip()]), timeout=15)
-        self.open(directory.path)
+        self.open(background_run.directory.path)
 
     def stop_and_quit(self) -> None:
         """Stop a live run, wait for its checkpoint, and close the app."""
@@ -284,15 +310,10 @@ class RunController:
             run_view.pause_requested = False
             if run_view.is_live:
                 self._ask_how_to_resume(run_view)
-        if run_view.handing_over and not run_view.in_progress:
-            # The run's lock is free only after the trainer's thread has ended, later than the last event.
-            if run_view.source.finished:
-                run_view.handing_over = False
-                self._finish_hand_over(run_view)
-            return
-        if not self._end_announced and (run_view.source.finished or RunEnded in changed):
+        ended = RunEnded in changed and not run_view.handing_over
+        if not self._end_announced and (run_view.source.finished or ended):
             self._end_announced = True
-            self._finish(run_view, quit_app=self.quit_choice is QuitChoice.STOP)
+            self._finish(run_view)
 
     def _ask_how_to_resume(self, run_view: RunView) -> None:
         """Ask how to resume a run that is paused because of its judge or its reward functions."""
@@ -318,12 +339,20 @@ class RunController:
             PausedDialog(pause, session.judge, session.budget, key_finder(Path.cwd())), on_answer
         )
 
-    def _finish(self, run_view: RunView, *, quit_app: bool) -> None:
-        """After the end of the run, close the app or show why the run failed."""
+    def _finish(self, run_view: RunView) -> None:
+        """After the end of the run or its handover, close the app or show why the run failed."""
+        choices = (QuitChoice.STOP, QuitChoice.DETACH if run_view.handing_over else QuitChoice.STOP)
+        session = run_view.source.session if isinstance(run_view.source, LiveSource) else None
+        run_view.handing_over = False
         self._app.refresh_screen()
-        if quit_app:
+        if session is not None and session.background_run and run_view.state.ended is None:
+            self._leave_in_background(session.background_run)
+            return
+        if self.quit_choice in choices:
             self._app.quit_now()
             return
+        if session is not None:
+            self.prepare()
         if run_view.error is not None:
             self._app.show_error(run_view.error)
             return
@@ -331,3 +360,14 @@ class RunController:
         if ended is not None and ended.status not in ("done", "interrupted"):
             log = f"run directory: {run_view.directory}" if run_view.directory else ""
             self._app.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
+        elif ended is None and session is not None and session.died:
+            self._app.show_error(_death(run_view, session.died))
+
+
+def _death(run_view: RunView, how: str) -> IdaError:
+    """The error to show for a run whose process ended without ending the run."""
+    from ida_tui.runs.postmortem import likely_cause
+
+    if run_view.directory is not None:
+        how += f"\nresume with: ida-tui resume {display_path(run_view.directory)}"
+    return IdaError(f"the run died: {likely_cause(run_view.state)}", how)

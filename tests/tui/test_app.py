@@ -209,6 +209,24 @@ def test_a_failed_run_is_explained_once_with_its_hint_and_folder() -> None:
     drive(scenario)
 
 
+def test_a_run_whose_process_died_is_explained_with_how_to_resume_it() -> None:
+    def start_only(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = ScriptedSession(Path("run"), start_only)
+        session.died = "its process was ended by SIGKILL"
+        session.start()
+        app.run_controller.show(RunView(LiveSource(session)))
+        await wait_until_finished(app, pilot, session)
+        assert isinstance(app.screen, ErrorDialog)
+        assert "the run died: it was killed, or crashed in a library" in panel_text(app)
+        assert "its process was ended by SIGKILL" in panel_text(app)
+        assert "resume with: ida-tui resume run" in panel_text(app)
+
+    drive(scenario)
+
+
 def test_a_successful_run_opens_no_dialog() -> None:
     def finish(log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))

@@ -10,7 +10,6 @@ from rich.status import Status
 from rich.text import Text
 
 from ida_tui.cli.output.printer import styled_line
-from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
@@ -20,6 +19,7 @@ from ida_tui.sweep.results import SweepTable, build_table
 from ida_tui.sweep.scheduler import SweepScheduler
 from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
+from ida_tui.system.signals import STOP_SIGNALS, handle_signals
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import as_json, one_line
 

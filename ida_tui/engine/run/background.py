@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ida_tui.errors import ExitCode, IdaError
+from ida_tui.config.schema import Config
+from ida_tui.errors import ExitCode
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import display_path
+from ida_tui.util.paths import display_path, expand_home
 
 START_TIMEOUT_S = 600.0
 """How long a run may take to start. A model may have to be downloaded first."""
-SHOWN_OUTPUT_LINES = 6
-"""Last lines of the process's output that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +110,10 @@ def resume_in_background(directory: RunDirectory, arguments: Sequence[str] = ())
     )
 
 
-def hand_over(directory: RunDirectory) -> BackgroundRun:
-    """Resume a run that this process has just released in a background process.
-
-    Raises:
-        IdaError: the run could not be resumed. Its checkpoint is saved.
-    """
-    try:
-        return resume_in_background(directory)
-    except LaunchFailed as error:
-        output = "\n".join(error.output.splitlines()[-SHOWN_OUTPUT_LINES:])
-        path = display_path(directory.path)
-        raise IdaError(
-            "the run could not be moved to a background process",
-            f"{output}\nthe run is saved; resume with: ida-tui resume {path}".strip(),
-            code=error.code,
-        ) from None
+def find_new_run(config: Config, pid: int) -> RunDirectory | None:
+    """The run directory of this profile that a process has created and owns; None before it has."""
+    runs = expand_home(config.output_dir) / config.name
+    # `latest` is a link that moves when another run starts.
+    folders = (p.parent for p in runs.glob("*/owner.json") if not p.parent.is_symlink())
+    candidates = map(RunDirectory, folders)
+    return next((d for d in candidates if owner.owner_pid(d) == pid and owner.is_alive(d)), None)

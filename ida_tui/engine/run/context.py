@@ -100,15 +100,6 @@ class RunContext:
         if self.control.stop.is_set():
             raise RunInterrupted
 
-    def raise_if_handed_over(self) -> None:
-        """Raise if the run is to be handed over.
-
-        Raises:
-            RunInterrupted: another process resumes the run.
-        """
-        if self.control.hand_over_requested:
-            raise RunInterrupted
-
     @property
     def run_id(self) -> str:
         """The id of the run: the name of its directory when it was first started."""

@@ -1,4 +1,4 @@
-"""Requests to a training run (stop, pause, resume, hand over), safe from any thread and signal handler.
+"""Requests to a training run (stop, pause, resume), safe from any thread and signal handler.
 
 This module does not import torch, so that the screens can use it.
 """
@@ -25,28 +25,19 @@ class RunControl:
     def __init__(self) -> None:
         self.stop = threading.Event()
         """Set when the run should end."""
-        self._hand_over = threading.Event()
+        self.unattended = threading.Event()
+        """Set when nobody is there any more who could decide on a pause."""
         self._pause = threading.Event()
         self._wake = threading.Event()
 
     @property
     def pause_requested(self) -> bool:
         """Whether the run should pause, or stay paused."""
-        return self._pause.is_set() and not self.hand_over_requested and not self.stop.is_set()
-
-    @property
-    def hand_over_requested(self) -> bool:
-        """Whether the run should end after the current step so that another process can resume it."""
-        return self._hand_over.is_set() and not self.stop.is_set()
+        return self._pause.is_set() and not self.stop.is_set()
 
     def request_stop(self) -> None:
         """End the run; it saves a checkpoint first."""
         self.stop.set()
-        self._wake.set()
-
-    def request_hand_over(self) -> None:
-        """End the run after the current step, or now if it is paused, so that another process resumes it."""
-        self._hand_over.set()
         self._wake.set()
 
     def request_pause(self) -> None:
@@ -60,7 +51,7 @@ class RunControl:
         self._wake.set()
 
     def wait_while_paused(self) -> None:
-        """Wait until the run should resume, stop or be handed over; call it on the trainer's thread."""
+        """Wait until the run should resume or stop; call it on the trainer's thread."""
         while self.pause_requested:
             self._wake.wait(timeout=1.0)
 

@@ -20,7 +20,7 @@ def download_weights(run: RunContext) -> None:
     """Download the weights of the run's model, unless they are on this machine.
 
     Raises:
-        RunInterrupted: the run is to stop or to be handed over; what has arrived is kept.
+        RunInterrupted: the run is to stop; what has arrived is kept.
         IdaError: the download failed.
     """
     name, started = run.config.model.path, time.monotonic()
@@ -48,11 +48,10 @@ def download_weights(run: RunContext) -> None:
         fetch_weights(
             run.config.model,
             on_progress=report,
-            stop_requested=lambda: run.control.stop.is_set() or run.control.hand_over_requested,
+            stop_requested=run.control.stop.is_set,
         )
     except IdaError as error:
         run.raise_if_stopped()
-        run.raise_if_handed_over()
         resume = f"then: ida-tui resume {run.directory.path}"
         raise IdaError(error.title, f"{error.hint}\n{resume}", code=error.code) from None
     if total:

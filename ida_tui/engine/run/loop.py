@@ -111,7 +111,7 @@ def train(
         key: the judge's API key, or null if it needs none.
         argv: the command line as typed, for the manifest.
         subscriber: receives every record.
-        control: requests to stop, pause, resume or hand over the run.
+        control: requests to stop, pause or resume the run.
         resume: the run to resume; null starts a new one.
         decisions: the user's decisions when the run pauses; null ends the run there, to be resumed.
 

@@ -51,11 +51,10 @@ def completed_outcome(run: RunContext) -> Outcome:
 
 
 def interrupted_outcome(run: RunContext) -> Outcome:
-    """The user stopped the run, or handed it over to another process."""
+    """The user stopped the run."""
     saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
-    verb = "Handed over" if run.control.hand_over_requested else "Stopped"
-    message = f"{verb} after step {run.last_step} of {run.config.planned_steps()}"
+    message = f"Stopped after step {run.last_step} of {run.config.planned_steps()}"
     hint = (
         "No step finished; `ida-tui resume` starts over."
         if run.trainer

@@ -68,16 +68,13 @@ class PauseController:
 
         Raises:
             PauseRequested: the model is large, so its memory must be freed for the pause.
-            RunInterrupted: another process resumes the run.
             StoppedByAlert: the profile has alerts stop the run.
         """
         run, alert = self.run, self._next_pausing_alert()
         if alert is not None:
             run.control.request_pause()
-        requested = run.control.pause_requested or run.control.hand_over_requested
-        if not requested or not run.save_checkpoint():
+        if not run.control.pause_requested or not run.save_checkpoint():
             return
-        run.raise_if_handed_over()
         hint = f"ida-tui attach {run.directory.path} --resume"
         if alert is None:
             run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
@@ -92,7 +89,6 @@ class PauseController:
         allocator.release_free_memory()
         with run.clock.paused():
             run.control.wait_while_paused()
-        run.raise_if_handed_over()
         if not run.control.stop.is_set():
             run.emit(ev.RunResumed(run.last_step))
 
@@ -102,7 +98,7 @@ class PauseController:
         """Free all memory, wait, and load the run again at its last checkpoint.
 
         Raises:
-            RunInterrupted: a stop was requested meanwhile, or another process resumes the run.
+            RunInterrupted: a stop was requested meanwhile.
         """
         run = self.run
         checkpoint = run.state.checkpoint
@@ -113,7 +109,6 @@ class PauseController:
         with run.clock.paused():
             run.control.wait_while_paused()
         run.raise_if_stopped()
-        run.raise_if_handed_over()
         run.emit(ev.RunResumed(checkpoint.step))
         run.emit(ev.PhaseChanged(step=checkpoint.step, phase="load"))
         run.resume_point = ResumePoint(
@@ -125,7 +120,7 @@ class PauseController:
         """Save a checkpoint and wait for the user's decision.
 
         Raises:
-            JudgeUnavailable: there is no user to decide (`decisions` is null).
+            JudgeUnavailable: there is no user to decide, or no longer one.
             RunInterrupted: the user stopped the run.
         """
         run = self.run
@@ -138,13 +133,13 @@ class PauseController:
                 functions_failed=isinstance(error, FunctionsUnavailable),
             )
         )
-        if self.decisions is None:
+        if self.decisions is None or run.control.unattended.is_set():
             raise error
         _, before = scoring_of(run.config, should_stop=run.control.stop.is_set)
         if functions := run.state.scoring[-1].parts.get("functions"):
             before["functions"] = functions  # their files may have changed while the run went on
         with run.clock.paused():
-            decision = self._wait_for_decision(self.decisions)
+            decision = self._wait_for_decision(self.decisions, error)
         self.secrets.add(judge_secrets(decision.judge, decision.key))
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}
@@ -179,9 +174,13 @@ class PauseController:
             raise StoppedByAlert(alert)
         return alert if run.config.alerts.on_alert == "pause" else None
 
-    def _wait_for_decision(self, decisions: queue.SimpleQueue[ResumeDecision]) -> ResumeDecision:
-        """Wait for the user's decision."""
+    def _wait_for_decision(
+        self, decisions: queue.SimpleQueue[ResumeDecision], error: JudgeUnavailable
+    ) -> ResumeDecision:
+        """Wait for the user's decision; raise the error once nobody is there to decide."""
         while True:
             self.run.raise_if_stopped()
+            if self.run.control.unattended.is_set():
+                raise error
             with contextlib.suppress(queue.Empty):
                 return decisions.get(timeout=0.1)

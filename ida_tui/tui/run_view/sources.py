@@ -1,4 +1,4 @@
-"""Sources of the displayed run's records: this process, another process, or the files on disk."""
+"""Sources of the displayed run's records: a run of the app, one of another process, or the files on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ida_tui.engine.session import Session
 
 SourceKind = Literal["live", "attached", "replay"]
-"""Trained in this process, trained in another process and followed here, or finished and read from disk."""
+"""Trained by this app, trained by another process and followed here, or finished and read from disk."""
 
 SILENT_READS = 8
 """Reads without new records after which to check whether the owner process is alive: two seconds."""
@@ -45,7 +45,7 @@ class RecordSource(Protocol):
 
 
 class LiveSource:
-    """A run that this process trains."""
+    """A run that this app trains."""
 
     kind: SourceKind = "live"
     directory: Path | None = None
@@ -55,7 +55,7 @@ class LiveSource:
 
     @property
     def finished(self) -> bool:
-        """Whether the trainer's thread has ended and every record has been read."""
+        """Whether the run has ended or was handed over, and every record has been read."""
         return self.session.finished
 
     @property

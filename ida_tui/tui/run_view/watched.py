@@ -47,7 +47,7 @@ class RunView:
     stop_requested: bool = False
     pause_requested: bool = False
     handing_over: bool = False
-    """Whether a background process is about to take over the run."""
+    """Whether the run is about to go on in the background."""
     started_at: datetime | None = None
     """When the user started it; its first event follows seconds later."""
 

@@ -28,7 +28,7 @@ class QuitChoice(Enum):
     STOP = "stop"
     """Stop the run, then close the app."""
     DETACH = "detach"
-    """Move the run to a background process, then close the app."""
+    """Let the run go on in the background, and close the app."""
     STAY = "stay"
     """Do not close the app."""
 
@@ -110,8 +110,8 @@ class QuitDialog(ModalScreen[QuitChoice]):
         with Vertical(classes="panel"):
             yield Static("A run is live. Stop it and quit?", classes="panel-title", markup=False)
             yield Static(
-                "Stopping discards the current step and saves the last finished step. Detaching moves "
-                "the run to a background process after the current step; ida-tui attach shows it again.",
+                "Stopping discards the current step and saves the last finished step. Detaching lets "
+                "the run go on in the background without a break; ida-tui attach shows it again.",
                 markup=False,
             )
             yield Static("\n[b]y[/] Stop and quit    [b]d[/] Detach and quit    [b]n[/] Cancel")

@@ -169,6 +169,7 @@ def status_line(app: IdaApp) -> str:
     return str(app.screen.query_one("#chat-status", Static).render())
 
 
+@pytest.mark.usefixtures("prepared_engine")
 def test_a_chat_on_the_screen_can_be_judged_and_saved_as_prompts(own_run: Path) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("runs")
@@ -249,6 +250,7 @@ def test_a_chat_is_refused_while_this_process_trains_a_run() -> None:
     drive(scenario)
 
 
+@pytest.mark.usefixtures("prepared_engine")
 def test_a_panel_explains_why_a_run_cannot_chat(own_run: Path) -> None:
     shutil.rmtree(own_run / "adapter")
     shutil.rmtree(own_run / "checkpoints")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,12 +14,8 @@ from typing import Any
 import pytest
 
 from ida_tui.cli.main import main
-from ida_tui.cli.output.follow import follow_run
-from ida_tui.config.resolve import resolve
 from ida_tui.engine.run import loop, pause
-from ida_tui.engine.run.background import hand_over
 from ida_tui.engine.run.control import RunControl
-from ida_tui.engine.session import Session
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import control, owner
@@ -258,33 +253,6 @@ def test_a_run_resumed_in_the_background_ends_with_the_same_bytes(
         assert resumed.code == 0, resumed.err
         assert "✓ Training in the background (pid " in resumed.out
         assert ida_tui_here("attach", "quickstart", "--lines").code == 0
-    assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
-
-
-def test_a_run_handed_over_between_steps_ends_with_the_same_bytes(
-    uninterrupted_weights: bytes,
-) -> None:
-    gate = Gate(STEP_CALLS)
-    with ScriptedJudge(rule=gate) as judge:
-        session = Session(resolve("quickstart", [*FIVE_STEPS[1:], *judge.overrides]).config)
-        session.start()
-        events: list[Any] = []
-        while not session.finished:
-            record = session.next_record(timeout=0.1)
-            if record is None:
-                continue
-            events.append(record.event)
-            if isinstance(record.event, ev.PhaseChanged) and record.event.step == 2:
-                session.request_hand_over()
-                gate.open()
-        session.raise_start_error()
-        ended = events[-1]
-        assert (ended.status, ended.message) == ("interrupted", "Handed over after step 2 of 5")
-        assert [e.step for e in events if isinstance(e, ev.StepFinished)] == [1, 2]
-        directory = RunDirectory(LATEST.resolve())
-        detached = hand_over(directory)
-        assert owner.owner_pid(directory) == detached.pid != os.getpid()
-        assert follow_run(directory, as_json=True) == 0
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 

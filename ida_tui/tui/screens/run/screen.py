@@ -195,7 +195,7 @@ class RunScreen(IdaScreen):
             self.notify("Pausing after this step. Press p to resume.")
 
     def action_detach(self) -> None:
-        """Move the run to a background process, and follow it."""
+        """Let the run go on in the background, and follow it."""
         run_view = self.app.run_view
         if run_view is None or not run_view.in_progress:
             self.notify("No run is live.")
