@@ -63,6 +63,15 @@ def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens(
     assert dict(step_metrics(state))["logprob Δ"] == "2e-07"
 
 
+def test_the_health_pane_shows_how_far_the_drawing_policy_is_from_the_trained_one() -> None:
+    (step,) = state_of(run_with_steps(1)).steps
+    drawn = replace(step, sampling_ratio=1.0012, sampling_kl=5e-4, sampling_clipped=0.125)
+    figures = dict(step_metrics(state_of([drawn])))
+    assert (figures["IS ratio"], figures["IS KL"]) == ("1.001", "0.0005")
+    assert figures["IS capped"].startswith("12")
+    assert not [name for name in dict(step_metrics(state_of([step]))) if name.startswith("IS")]
+
+
 def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
     (generated,) = state_of(run_with_steps(1)).steps
     reusing = replace(

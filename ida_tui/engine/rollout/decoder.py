@@ -10,7 +10,7 @@ low-rank products. The adapter is never merged into the base model, because merg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,14 @@ from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rota
 from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
 from ida_tui.engine.device.rollout_weights import RolloutWeights
 from ida_tui.engine.rollout.decoder_layer import DecoderLayer, linear_projection, rms_norm
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of some positions."""
+Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Appends a token's keys and values, (rows, key-value heads, head size), to a layer's, and attends to all.
+
+Each key-value head has several queries, (rows, key-value heads, queries, head size).
+"""
 
 
 class Decoder:
@@ -33,6 +41,7 @@ class Decoder:
         max_new_tokens: maximum number of tokens after the prompt.
         bucket: attention lengths are rounded up to a multiple of this. Values above 1 are for devices that
             compile a kernel and reserve memory for every new length (Metal).
+        weights: makes the products with the weights; None for their own number format.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class Decoder:
         padding: torch.Tensor | None,
         max_new_tokens: int,
         bucket: int = 1,
+        weights: RolloutWeights | None = None,
     ) -> None:
         self._parts = CausalParts.of(model)
         base = unwrap_peft(model)
@@ -55,7 +65,7 @@ class Decoder:
         self._norm = rms_norm(base.model.norm, FAMILIES[config.model_type].norm_offset)
         self._rotary = base.model.rotary_emb
         self._rotary_kinds = rotary_kinds(config)
-        weights = RolloutWeights()
+        weights = RolloutWeights() if weights is None else weights
         self._layers = [
             DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
@@ -101,33 +111,52 @@ class Decoder:
         mask = None if self._mask is None else self._mask[:, :, :, :end]
         if mask is not None and self._bucket > 1:
             mask[:, :, :, position] = True
-        x = functional.embedding(tokens, self._embedding)
-        if self._embedding_scale != 1.0:
-            x = x * self._embedding_scale
-        for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
-            q, k, v = layer.attention_in(layer.norm_in(x))
-            q, k = layer.split_q(q), layer.split_k(k)
-            if layer.rotary is not None:
-                rotated = _rotate(torch.cat((q, k), dim=1), *rotations[layer.rotary])
-                q, k = torch.split(rotated, [q.shape[1], self._kv_heads], dim=1)
+
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            layer, keys, values = self._layers[index], self._keys[index], self._values[index]
             keys[:rows, :, position] = k
-            values[:rows, :, position] = v.view(rows, self._kv_heads, self._head_size)
+            values[:rows, :, position] = v
             # A token sees the last tokens of a window only.
             start = 0 if layer.window is None else max(0, self._length - layer.window)
-            # Group the queries by key-value head, so that keys and values are not repeated in memory.
-            attended = functional.scaled_dot_product_attention(
-                q.reshape(rows, self._kv_heads, self._queries_per_kv_head, self._head_size),
+            return functional.scaled_dot_product_attention(
+                q,
                 keys[:rows, :, start:end],
                 values[:rows, :, start:end],
                 attn_mask=None if mask is None else mask[:, :, :, start:],
                 scale=layer.attention_scale,
             )
+
+        return self._next_logits(tokens, rotations, attend)
+
+    def _next_logits(
+        self, tokens: torch.Tensor, rotations: Mapping[str, Rotation], attend: Attention
+    ) -> torch.Tensor:
+        """Logits after one more token of each row.
+
+        Args:
+            tokens: the tokens, (rows,).
+            rotations: cosines and sines of their positions, by kind of rotary embedding.
+            attend: the attention of a layer, given its number, queries, keys and values.
+        """
+        rows = len(tokens)
+        x = functional.embedding(tokens, self._embedding)
+        if self._embedding_scale != 1.0:
+            x = x * self._embedding_scale
+        for index, layer in enumerate(self._layers):
+            q, k, v = layer.attention_in(layer.norm_in(x))
+            q, k = layer.split_q(q), layer.split_k(k)
+            if layer.rotary is not None:
+                rotated = _rotate(torch.cat((q, k), dim=1), *rotations[layer.rotary])
+                q, k = torch.split(rotated, [q.shape[1], self._kv_heads], dim=1)
+            # Group the queries by key-value head, so that keys and values are not repeated in memory.
+            q = q.reshape(rows, self._kv_heads, self._queries_per_kv_head, self._head_size)
+            attended = attend(index, q, k, v.view(rows, self._kv_heads, self._head_size))
             x = x + layer.attention_out(attended.reshape(rows, -1))
             x = x + layer.mlp(layer.norm_mlp(x))
         (logits,) = self._head(self._norm(x))
         return self._parts.transformed(logits)
 
-    def _rotation(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotation(self, kind: str) -> Rotation:
         """Cosines and sines of the rows' positions, (rows, 1, rotated size) each."""
         keys = (kind,) if kind else ()
         cos, sin = self._rotary(self._embedding, self._positions[:, None], *keys)

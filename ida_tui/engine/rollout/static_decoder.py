@@ -1,0 +1,98 @@
+"""Single-token decoder whose steps all have the same shapes, so that a CUDA graph can run them.
+
+Unlike `Decoder`, it attends to the whole buffer of keys and values, with a mask, and keeps rows that have
+ended until half of its rows have. What changes from token to token is in tensors that it changes in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ida_tui.engine.device.cuda_graph import GraphChoice, Step
+from ida_tui.engine.rollout.decoder import Decoder
+
+LENGTH_BUCKET = 64
+"""The buffer's length is a multiple of this, which suits the kernels of attention."""
+
+
+class StaticDecoder(Decoder):
+    """Decodes the rows of one rollout.
+
+    Args:
+        graphs: whether its steps run as graphs.
+        **arguments: arguments of `Decoder`, without `bucket`.
+    """
+
+    def __init__(self, *arguments: Any, graphs: GraphChoice) -> None:
+        super().__init__(*arguments, bucket=LENGTH_BUCKET)
+        device = self._positions.device
+        self._graphs = graphs
+        self._run: Step | None = None
+        self._cursor = torch.tensor([self._length], device=device)
+        self._columns = torch.arange(self._keys[0].shape[2], device=device)
+        self._tokens = torch.zeros_like(self._positions)
+        self._slots = torch.arange(self._rows, device=device)
+        """Where each remaining row is in the buffers."""
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Keep only these rows, given in ascending order; once half have ended, move the others up."""
+        self._slots = self._slots[torch.tensor(rows, device=self._slots.device)]
+        capacity = len(self._tokens)
+        while len(rows) <= capacity // 2:
+            capacity //= 2
+        if capacity == len(self._tokens):
+            return
+        # Slots beyond the remaining rows hold copies of the first one.
+        kept = functional.pad(self._slots, (0, capacity - len(rows)), value=int(self._slots[0]))
+        assert self._mask is not None
+        self._keys = [tensor[kept] for tensor in self._keys]
+        self._values = [tensor[kept] for tensor in self._values]
+        self._mask, self._positions = self._mask[kept], self._positions[kept]
+        self._tokens = self._tokens[kept]
+        self._slots = torch.arange(len(rows), device=self._slots.device)
+        self._run = None
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token to each row, (rows,), and return the next logits, (rows, vocabulary)."""
+        self._tokens[self._slots] = tokens
+        if self._run is None:
+            self._run = self._graphs.prepare(self._static_step, self._restorer())
+        return self._run()[self._slots]
+
+    def _static_step(self) -> torch.Tensor:
+        """The step of the rows in all slots, on tensors that stay the same ones."""
+        rotations = {kind: self._rotation(kind) for kind in self._rotary_kinds}
+        mask, cursor = self._mask, self._cursor
+        assert mask is not None
+        mask.index_fill_(3, cursor, True)
+
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            layer, keys, values = self._layers[index], self._keys[index], self._values[index]
+            keys.index_copy_(2, cursor, k[:, :, None])
+            values.index_copy_(2, cursor, v[:, :, None])
+            visible = mask
+            if layer.window is not None:
+                visible = mask & (self._columns > cursor - layer.window)
+            return functional.scaled_dot_product_attention(
+                q, keys, values, attn_mask=visible, scale=layer.attention_scale
+            )
+
+        logits = self._next_logits(self._tokens, rotations, attend)
+        self._positions.add_(1)
+        cursor.add_(1)
+        return logits
+
+    def _restorer(self) -> Callable[[], None]:
+        """A function that undoes steps from here on; keys and values are written again by the next one."""
+        assert self._mask is not None
+        state = [(tensor, tensor.clone()) for tensor in (self._cursor, self._positions, self._mask)]
+
+        def restore() -> None:
+            for tensor, value in state:
+                tensor.copy_(value)
+
+        return restore
