@@ -324,6 +324,13 @@ class StepFinished:
     logprob_gap: float | None = None
     """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
     (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
+    sampling_ratio: float | None = None
+    """Mean importance ratio of the tokens, before it is limited: 1 in expectation; null, like the next two,
+    unless the policy that drew them differs from the one that is trained (training.sampling_weights)."""
+    sampling_kl: float | None = None
+    """KL divergence per token of the policy that drew from the one that is trained, in nats."""
+    sampling_clipped: float | None = None
+    """Share of the ratios that the correction limits or leaves out: of completions, or of tokens."""
     reused_step: int | None = None
     """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
     its own. The figures of the completions are only in that earlier step."""

@@ -287,8 +287,12 @@ def _policy_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     kl, entropy = curves.values(lambda s: s.kl), curves.values(lambda s: s.entropy)
     if _is_empty(kl) and _is_empty(entropy):
         return
-    both = (("KL to the reference, nats", kl), ("entropy, nats", entropy))
-    panels = [(name, values) for name, values in both if not _is_empty(values)]
+    sampling = curves.values(lambda s: s.sampling_kl)
+    all_panels = (
+        ("KL to the reference, nats", kl), ("entropy, nats", entropy),
+        ("KL of the sampling to the policy, nats", sampling),
+    )  # fmt: skip
+    panels = [(name, values) for name, values in all_panels if not _is_empty(values)]
     missing = (
         "KL was not measured, because a run without a KL penalty (beta 0) has no reference model."
     )

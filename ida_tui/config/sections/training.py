@@ -23,6 +23,8 @@ Schedule = Literal[
     "inverse_sqrt", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
 ]  # fmt: skip
 """The learning-rate schedules of transformers, without those that follow an evaluation's loss."""
+SamplingWeights = Literal["model", "bfloat16", "int8"]
+"""Number format of the frozen weights while completions are drawn; `model` is the model's own."""
 
 
 class TrainingConfig(Section):
@@ -72,6 +74,8 @@ class TrainingConfig(Section):
     """Maximum tokens per pass; sets the batch size, not completions per step; `auto` is what fits."""
     rollout_rows: PositiveInt | None = None
     """Completions sampled at a time; fewer need less memory. Null samples all of a step."""
+    sampling_weights: SamplingWeights = Field("model", exclude_if=lambda value: value == "model")
+    """Draw completions with weights in `bfloat16` or `int8`, and correct the loss for it; CPU only."""
     use_vllm: bool = False
     """Sample with vLLM through TRL; needs CUDA, `engine: plain` and an installed vLLM."""
     vllm_mode: Literal["colocate", "server"] = "colocate"
@@ -153,6 +157,17 @@ class TrainingConfig(Section):
 
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Other arguments of `trl.GRPOConfig`, by name, such as `ddp_timeout: 3600`; checked by name and type."""
+
+    @property
+    def draws_from_another_policy(self) -> bool:
+        """Whether the policy that draws completions rounds differently from the one that is trained."""
+        return self.use_vllm or self.sampling_weights != "model"
+
+    @property
+    def corrects_sampling(self) -> bool:
+        """Whether TRL corrects the loss for the policy that drew the completions."""
+        correct = self.extra.get("vllm_importance_sampling_correction", True)
+        return self.draws_from_another_policy and bool(correct)
 
     @property
     def completions_per_step(self) -> int:

@@ -73,7 +73,7 @@ def _check_loss_options(training: TrainingConfig) -> Iterator[Finding]:
             ("epsilon", "epsilon_high", "delta") if training.loss_type in CLIPPED_LOSSES else ()
         )
         for name in filter(partial(_is_set, training), (*clipped, "off_policy_mask_threshold")):
-            if name != "off_policy_mask_threshold" or not training.use_vllm:
+            if name != "off_policy_mask_threshold" or not training.draws_from_another_policy:
                 yield _no_effect(
                     name,
                     "with num_iterations 1: each batch is used for one update, so no probability ratio is"

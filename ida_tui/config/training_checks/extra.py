@@ -36,6 +36,8 @@ VLLM = frozenset({
     "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_structured_outputs_regex",
 })  # fmt: skip
 """Arguments that are passed on with `use_vllm`."""
+CORRECTION = "vllm_importance_sampling_"
+"""First part of the names of those that are passed on with `sampling_weights`, too."""
 
 OTHER_KEYS: Mapping[str, str] = {
     "activation_checkpointing": "training.gradient_checkpointing",
@@ -186,11 +188,18 @@ def check_extra(config: Config) -> Iterator[Finding]:
         elif name == "generation_kwargs" and isinstance(value, Mapping):
             yield from _check_generation(value, training.use_vllm)
         elif name in VLLM and not training.use_vllm:
-            yield note_finding(
-                key,
-                f"{name} has no effect without use_vllm",
-                f"set use_vllm to true, or remove {name}",
-            )
+            if not name.startswith(CORRECTION):
+                yield note_finding(
+                    key,
+                    f"{name} has no effect without use_vllm",
+                    f"set use_vllm to true, or remove {name}",
+                )
+            elif not training.draws_from_another_policy:
+                yield note_finding(
+                    key,
+                    f"{name} has no effect without use_vllm or sampling_weights",
+                    f"set sampling_weights, or remove {name}",
+                )
 
 
 def _name_problem(name: str) -> tuple[str, str] | None:

@@ -43,11 +43,12 @@ def check_loss(config: Config) -> Iterator[Finding]:
             "training.entropy_coef_max",
         )
     mode = training.extra.get("vllm_importance_sampling_mode", "sequence_mask")
-    correct = training.extra.get("vllm_importance_sampling_correction", True)
-    if training.loss_type == "vespo" and training.use_vllm and correct and mode[:5] != "token":  # type: ignore[index]
+    if training.loss_type == "vespo" and training.corrects_sampling and mode[:5] != "token":  # type: ignore[index]
+        drawing = "vLLM's" if training.use_vllm else "that of sampling_weights"
         yield error_finding(
             "training.loss_type",
-            f"vespo needs the ratio of every token to vLLM's, but vllm_importance_sampling_mode is {mode}",
+            f"vespo needs the ratio of every token to {drawing}, but vllm_importance_sampling_mode is"
+            f" {mode}",
             "set training.extra to {vllm_importance_sampling_mode: token_truncate}",
             "training.extra",
         )

@@ -39,15 +39,19 @@ class DrawnLogprobs:
         is_on_host = logprobs.device.type == "cpu"
         self._parts.append((list(rows), logprobs.tolist() if is_on_host else logprobs))
 
-    def padded(self, rows: Sequence[int], width: int) -> torch.Tensor:
-        """The first `width` tokens of these rows, (rows, width), zero where a row has no token."""
+    def of_rows(self, rows: Sequence[int]) -> list[list[float]]:
+        """The values of these rows, one list per row."""
         values: dict[int, list[float]] = {row: [] for row in rows}
         for indices, logprobs in self._parts:
             floats = logprobs if isinstance(logprobs, list) else logprobs.tolist()
             for row, value in zip(indices, floats, strict=True):
                 if row in values:
                     values[row].append(value)
-        return torch.tensor([(values[row] + [0.0] * width)[:width] for row in rows])
+        return [values[row] for row in rows]
+
+    def padded(self, rows: Sequence[int], width: int) -> torch.Tensor:
+        """The first `width` tokens of these rows, (rows, width), zero where a row has no token."""
+        return torch.tensor([(row + [0.0] * width)[:width] for row in self.of_rows(rows)])
 
 
 def rows_to_compare(lengths: Sequence[int], group_size: int) -> list[int]:

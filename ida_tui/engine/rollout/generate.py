@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from ida_tui.config.sections.training import SamplingWeights
+from ida_tui.engine.device.cuda_graph import GraphChoice
+from ida_tui.engine.device.low_precision import LowPrecisionWeights
 from ida_tui.engine.rollout.decoder import Decoder
+from ida_tui.engine.rollout.key_values import PromptKeyValues
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
+from ida_tui.engine.rollout.static_decoder import StaticDecoder
 
 OnTokens = Callable[[list[list[int]], list[int]], object]
 """Callback after every token: all completions so far, and the rows that ended with this token."""
@@ -93,6 +98,8 @@ def generate(
     overlap_forward: bool | None = None,
     bucket: int = 1,
     shared_sampler: SharedSampler | None = None,
+    weights: SamplingWeights = "model",
+    graphs: GraphChoice | None = None,
 ) -> list[list[int]]:
     """Generate one completion for each prompt. Equal prompts are read once. Call it under `torch.no_grad`.
 
@@ -109,6 +116,8 @@ def generate(
         overlap_forward: whether to start the next forward pass before reading the tokens; None: on GPUs only.
         bucket: attention lengths are rounded up to a multiple of this (`device.length_bucket`).
         shared_sampler: random numbers shared by several processes; None for a single process.
+        weights: number format of the frozen weights after the prompts have been read.
+        graphs: whether steps of one shape run as CUDA graphs; None: steps of the smallest shapes.
 
     Returns:
         The completions' token ids, one list per row.
@@ -120,7 +129,7 @@ def generate(
     device = model.device
     unique, prompt_of = _distinct_prompts(prompts)
     logits, decoder, seen = _prefill(
-        model, unique, prompt_of, sampler, max_new_tokens, pad_token_id, bucket
+        model, unique, prompt_of, sampler, max_new_tokens, pad_token_id, bucket, weights, graphs
     )
     eos_ids = frozenset(eos_token_ids)
     completions: list[list[int]] = [[] for _ in prompts]
@@ -184,6 +193,8 @@ def _prefill(
     max_new_tokens: int,
     pad_token_id: int,
     bucket: int,
+    weights: SamplingWeights,
+    graphs: GraphChoice | None,
 ) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
     """Read every distinct prompt once.
 
@@ -206,14 +217,17 @@ def _prefill(
         logits_to_keep=1,
     )
     index = torch.tensor(prompt_of, device=device)
-    decoder = Decoder(
-        model,
-        [layer.keys[index] for layer in cache.layers],
-        [layer.values[index] for layer in cache.layers],
-        mask.bool()[index] if padded else None,
-        max_new_tokens,
-        bucket,
+    prompts = PromptKeyValues(
+        [layer.keys for layer in cache.layers],
+        [layer.values for layer in cache.layers],
+        mask.bool() if padded else None,
+        prompt_of,
     )
+    if graphs is not None:
+        decoder: Decoder = StaticDecoder(model, prompts, max_new_tokens, graphs=graphs)
+    else:
+        copies = None if weights == "model" else LowPrecisionWeights(weights)
+        decoder = Decoder(model, prompts, max_new_tokens, bucket, copies)
     logits = out.logits[:, -1][index]
     seen = None
     if sampler.needs_history:

@@ -74,7 +74,11 @@ def build_trainer(
     )
     trainer_class: Callable[..., InstrumentedGRPOTrainer] = InstrumentedGRPOTrainer
     if config.engine == "fast":
-        trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
+        trainer_class = partial(
+            FastTrainer,
+            rollout_rows=config.training.rollout_rows,
+            sampling_weights=config.training.sampling_weights,
+        )
 
     def load_model() -> Any:
         return load.load_model(config.model, preflight.recipe.weights, preflight.tokenizer)

@@ -15,6 +15,7 @@ from ida_tui.config import precision
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import (
     SINGLE_PROCESS,
@@ -93,6 +94,7 @@ def run_preflight(
     device.limit_threads()
     _check_reporters(config)
     require_vllm(config, device_name)
+    require_sampling_weights(config.training)
     fetch_small_files(config.model, stop_requested=stop_requested)
     load.require_safe_files(config.model)
     if device_name != "cpu":
@@ -232,6 +234,26 @@ def require_vllm(config: Config, device: DeviceName) -> None:
     os.environ["TORCHDYNAMO_DISABLE"] = "0"
     if training.vllm_mode == "server":
         require_vllm_server(training.vllm_server_base_url)
+
+
+def require_sampling_weights(training: TrainingConfig) -> None:
+    """Check that this machine can multiply in the format of `training.sampling_weights`.
+
+    Raises:
+        IdaError: it cannot (exit code 5).
+    """
+    from ida_tui.engine.device.low_precision import unusable_reason
+
+    wanted = training.sampling_weights
+    if wanted == "model" or (reason := unusable_reason(wanted)) is None:
+        return
+    other = "int8, or to model" if wanted == "bfloat16" else "model"
+    raise IdaError(
+        f"training.sampling_weights cannot be {wanted}: {reason}",
+        f"set training.sampling_weights to {other}",
+        where="training.sampling_weights",
+        code=ExitCode.DEVICE_UNUSABLE,
+    )
 
 
 def require_vllm_installed() -> None:

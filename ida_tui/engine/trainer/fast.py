@@ -28,6 +28,7 @@ from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from ida_tui.config.sections.training import SamplingWeights
 from ida_tui.engine.architecture.parts import longest_exact_sequence
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss import scoring_support
@@ -42,6 +43,7 @@ from ida_tui.engine.rollout.agreement import (
     worst,
 )
 from ida_tui.engine.rollout.generate import generate_in_chunks
+from ida_tui.engine.rollout.importance import RatioBounds, RatioSums, SamplingFigures
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
@@ -73,23 +75,34 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     Args:
         rollout_rows: completions generated together; None means all completions of a step.
+        sampling_weights: number format of the frozen weights while completions are drawn.
         **arguments: arguments of `InstrumentedGRPOTrainer`.
     """
 
-    def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rollout_rows: int | None = None,
+        sampling_weights: SamplingWeights = "model",
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self._rollout_rows = rollout_rows
+        self._sampling_weights: SamplingWeights = sampling_weights
         self._last_check: int | None = None
         """Step of the last check; None before the first one in this process."""
         self._adapter_checked = False
         """Whether a check has been made with weights that differ from the base model's."""
         self._drawn: DrawnLogprobs | None = None
-        """Log-probabilities of the rollout as drawn, if it is checked."""
+        """Log-probabilities of the rollout as drawn, if they are needed."""
         self._length_bucket = length_bucket(self.accelerator.device.type)
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
         self._rng_after_shuffle: torch.Tensor | None = None
+        self._scores_old_policy = False
+        """Whether TRL asks next for the policy's log-probabilities before the update."""
+        self._noted_own_weights = False
         self._samples_fast = self._scores_fast = True
         """Whether completions and log-probabilities are computed here, not by TRL's code."""
         self._choose_code()
@@ -162,6 +175,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._precomputed is not None:
             # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
+        if "importance_sampling_ratio" in batch:
+            sums = self._process_group.all_gather(RatioSums.of(batch, RatioBounds.of(self.args)))
+            self._recorder.record_sampling(SamplingFigures.of_ranks(sums))
         if not self._process_group.is_single:
             # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
             # so that several processes draw the same random numbers as one.
@@ -174,17 +190,25 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        self._drawn = DrawnLogprobs() if self._is_check_due() else None
+        is_check_due = self._is_check_due()
+        draws_otherwise = self._sampling_weights != "model" and self._samples_fast
+        drawn = DrawnLogprobs()
+        self._drawn = drawn if is_check_due or draws_otherwise else None
+        self.use_vllm = False
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         is_fast = self._samples_fast or self._scores_fast
-        if (
-            self._drawn is not None
-            and is_fast
-            and not self._check_agreement(completion_ids, self._drawn)
-        ):
+        if is_check_due and is_fast and not self._check_agreement(completion_ids, drawn):
             # The completions come from another policy than the loss scores.
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._drawn = None
+        # TRL corrects the loss for completions that another policy drew if it takes that for vLLM.
+        self.use_vllm = logprobs is not None
+        self._scores_old_policy = self.use_vllm and self.vllm_importance_sampling_correction
+        if self._sampling_weights != "model" and not self.use_vllm and not self._noted_own_weights:
+            self._noted_own_weights = True
+            self._notify(
+                "warning", "training.sampling_weights is without effect: TRL's code samples"
+            )
         return completion_ids, logprobs
 
     def _generate_completion_ids(
@@ -220,8 +244,11 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 on_draw=None if self._drawn is None else self._drawn.add,
                 bucket=self._length_bucket,
                 shared_sampler=shared_sampler,
+                weights=self._sampling_weights,
             )
-        return completion_ids, None
+        if self._sampling_weights == "model" or self._drawn is None:
+            return completion_ids, None
+        return completion_ids, self._drawn.of_rows(range(len(completion_ids)))
 
     def _check_lengths(self, prompt_ids: list[list[int]]) -> None:
         """Leave sequences to TRL whose length would change the rotary embedding while they grow."""
@@ -244,9 +271,14 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
-        if not (self._scores_fast and self._is_single_batch_step() and self.model.training):
+        if self._precomputed is not None or not (
+            self._scores_fast and self._is_single_batch_step() and self.model.training
+        ):
             return
-        ids, mask, logits_to_keep = self._pad_like_trl(self._prompt_ids, completion_ids)
+        self._precompute(*self._pad_like_trl(self._prompt_ids, completion_ids))
+
+    def _precompute(self, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int) -> None:
+        """Run the forward pass of the loss ahead of the loss."""
         self._recorder.enter_phase("update", self._current_step)
         with torch.enable_grad():
             logprobs, entropies = self._fast_logprobs(
@@ -296,6 +328,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)
+        self.use_vllm = "importance_sampling_ratio" in inputs  # also after a resume
         return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(
@@ -309,6 +342,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         compute_aux_loss: bool = False,
         **other: Any,
     ) -> LogprobOutputs:
+        of_old_policy, self._scores_old_policy = self._scores_old_policy, False
         unsupported = compute_aux_loss or any(value is not None for value in other.values())
         if not self._scores_fast or unsupported:
             outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
@@ -322,10 +356,20 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 **other,
             )
             return outputs
+        if (
+            of_old_policy
+            and self._is_single_batch_step()
+            and self.model.training
+            and not self.args.gradient_checkpointing
+        ):
+            # The update is the first one of this policy, so the loss's own forward pass has these values.
+            self._precompute(input_ids, attention_mask, logits_to_keep)
+            assert self._precomputed is not None
+            return self._precomputed.logprobs.detach(), None, None
         self._mark_reference_phase()
-        precomputed, self._precomputed = self._precomputed, None
         order = self._row_order
-        if precomputed is not None and order is not None and torch.is_grad_enabled():
+        if self._precomputed is not None and order is not None and torch.is_grad_enabled():
+            precomputed, self._precomputed = self._precomputed, None
             return precomputed.logprobs[order], precomputed.entropies[order], None
         # In a rollout TRL asks for batches of the update's size, which limits memory like the update's.
         rows_at_once = batch_size or len(input_ids)
@@ -418,7 +462,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         differs, is_first = self._weights_differ_from_base(), self._last_check is None
         if not agrees(from_trl, dtype):
             self._fall_back(f"log-probabilities differ from TRL's by {from_trl:.1e} on average")
-        elif not agrees(gap, dtype):
+        elif self._sampling_weights == "model" and not agrees(gap, dtype):
             self._fall_back(
                 f"log-probabilities of the drawn tokens differ from the loss's by {gap:.1e} on average"
             )
@@ -432,6 +476,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
             )
         self._last_check = self._current_step
         self._adapter_checked = self._adapter_checked or differs
+        if self._sampling_weights != "model":  # TRL's code has no correction
+            return self._samples_fast
         return agrees(drawn_from_trl, dtype)
 
     def _logprob_dtype(self) -> str:

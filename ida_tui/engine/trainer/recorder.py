@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ida_tui.config.schema import PromptKind
 from ida_tui.engine.exceptions import RunInterrupted
@@ -22,6 +23,9 @@ from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.text import is_blank
 from ida_tui.util.thoughts import answer_of, split_thought
+
+if TYPE_CHECKING:
+    from ida_tui.engine.rollout.importance import SamplingFigures
 
 Emit = Callable[[ev.Event], object]
 
@@ -87,6 +91,7 @@ class StepRecorder:
         self._kinds: Sequence[PromptKind | None] = ()
         self._verdicts: list[Verdict] = []
         self._logprob_gap: float | None = None
+        self._sampling: SamplingFigures | None = None
         self._noted_unclassified = False
         self.reward: float | None = None
         """Mean reward of the newest completions of a finished step; None if none of them was scored."""
@@ -187,6 +192,10 @@ class StepRecorder:
         """Record the mean difference of log-probabilities as drawn and as the loss scores them, in nats."""
         self._logprob_gap = gap
 
+    def record_sampling(self, figures: SamplingFigures | None) -> None:
+        """Record how far the policy that drew the completions is from the one that is trained."""
+        self._sampling = figures
+
     def record_step(
         self,
         step: int,
@@ -208,6 +217,7 @@ class StepRecorder:
         cross_check = self._cross_check_figures()
         self._note_unclassified(step, cross_check.unclassified)
         thoughts = [c.thought_tokens for c in self._completions if c.thought_tokens]
+        sampling = self._sampling
         self._close_phase()
         self._phase = None
         reward = mean_of_known([v.reward for v in scored])
@@ -246,6 +256,9 @@ class StepRecorder:
                 offline_reward=cross_check.offline_reward,
                 model_change=update.model_change,
                 logprob_gap=_finite(self._logprob_gap),
+                sampling_ratio=_finite(sampling.ratio) if sampling else None,
+                sampling_kl=_finite(sampling.divergence) if sampling else None,
+                sampling_clipped=_finite(sampling.outside) if sampling else None,
                 thought_tokens=mean_of_known(thoughts),
                 unfinished_thoughts=sum(
                     parts.unfinished and is_blank(parts.answer)
@@ -255,7 +268,7 @@ class StepRecorder:
                 judge_groups=self._judge_groups(),
             )
         )
-        self._logprob_gap = None
+        self._logprob_gap = self._sampling = None
         self._seconds = {}
         self._verdicts, self._completions, self._kinds = [], (), ()
 

@@ -99,7 +99,7 @@ def _pad_to_same_width(batches: Sequence[Rows], pad_token_id: int) -> list[Rows]
         if not isinstance(value, torch.Tensor) or value.ndim < 2:
             continue
         widest = max(batch[name].shape[1] for batch in batches)
-        filler = pad_token_id if name.endswith("_ids") else 0
+        filler = pad_token_id if name.endswith("_ids") else int(name == "importance_sampling_ratio")
         for batch in padded:
             missing = widest - batch[name].shape[1]
             sides = (missing, 0) if name in PROMPT_COLUMNS else (0, missing)

@@ -88,7 +88,19 @@ def step_metrics(state: RunState) -> list[tuple[str, str]]:
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
         *([("logprob Δ", format_significant(logprob_gap))] if logprob_gap is not None else []),
+        *sampling_metrics(rollout),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
+    ]
+
+
+def sampling_metrics(step: ev.StepFinished) -> list[tuple[str, str]]:
+    """How far the policy that drew the completions is from the one that is trained, if they differ."""
+    if step.sampling_ratio is None:
+        return []
+    return [
+        ("IS ratio", format_number(step.sampling_ratio, 3)),
+        ("IS KL", format_significant(step.sampling_kl)),
+        ("IS capped", format_percent(step.sampling_clipped)),
     ]
 
 
