@@ -391,7 +391,9 @@ def generation_items(
     logits = terms.sampling_logits_bytes(shape, batch.rows)
     yield MemoryItem("KV cache", cache, phase)
     yield MemoryItem("logits", logits, phase)
-    if is_fast and device == "cpu" and weight_bytes == 4 and batch.rows > 1:
+    has_own_copies = phase == "sampling" and config.training.sampling_weights != "model"
+    is_float32_on_cpu = device == "cpu" and weight_bytes == 4
+    if is_fast and is_float32_on_cpu and batch.rows > 1 and not has_own_copies:
         copies = terms.packed_copy_bytes(shape, config.model.quantization)
         yield MemoryItem("packed weights", copies, phase)
     unpacked = terms.unpacked_layer_bytes(shape, config.model.quantization, weight_bytes)
@@ -454,6 +456,8 @@ def _step_items(
     if config.engine == "fast":
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
     yield from generation_items(config, device, shape, replace(step, rows=sampled_rows), "sampling")
+    copies = terms.sampling_copy_bytes(shape, training.sampling_weights)
+    yield MemoryItem("sampling weights", copies, "sampling")
     batch = replace(step, rows=training.per_device_train_batch_size)
     activation_bytes = partial(
         terms.activation_bytes,

@@ -14,6 +14,7 @@ from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import METAL_LENGTH_BUCKET, PACKED_BYTES, decoding_rows
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.schema import Config, DeviceName, Prompt, Quantization
+from ida_tui.config.sections.training import SamplingWeights
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 CHARACTERS_PER_TOKEN = 3.0
@@ -123,6 +124,19 @@ def packed_copy_bytes(shape: ModelShape, quantization: Quantization) -> float:
     layer = sum(inputs * outputs for inputs, outputs in sizes) if quantization == "none" else 0
     count = shape.layers * layer + shape.vocabulary * shape.hidden
     return float(min(4 * count, PACKED_BYTES))
+
+
+def sampling_copy_bytes(shape: ModelShape, number_format: SamplingWeights) -> float:
+    """Bytes of the weights' copies that `training.sampling_weights` draws with; 0 without it.
+
+    While a weight is copied, it is also there in float32.
+    """
+    if number_format == "model":
+        return 0.0
+    sizes = [inputs * outputs for inputs, outputs in shape.linear_shapes().values()]
+    head = shape.vocabulary * shape.hidden
+    bytes_per_weight = 2 if number_format == "bfloat16" else 1
+    return float(bytes_per_weight * (shape.layers * sum(sizes) + head) + 4 * max(head, *sizes))
 
 
 def sampling_logits_bytes(shape: ModelShape, rows: int) -> float:

@@ -161,6 +161,44 @@ def test_options_that_do_not_fit_the_loss_are_noted(
     assert not [severity for severity, *_ in found if severity == "error"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["engine=plain"], "TRL's own sampling uses the model's own weights"),
+        (["device=mps"], "exist on the CPU only, and this run uses mps"),
+        (["model.quantization=int8"], "packed already (int8)"),
+        (["model.torch_dtype=bfloat16"], "needs weights and products in float32"),
+        (["training.loss_type=vespo"], "to that of sampling_weights, but"),
+    ],
+)
+def test_runs_that_cannot_draw_with_other_weights_are_refused(
+    overrides: list[str], message: str
+) -> None:
+    device: Any = "mps" if "device=mps" in overrides else "cpu"
+    setting = "training.sampling_weights=int8"
+    config = resolve("quickstart", [setting, *overrides], verify=False).config
+    found = [(f.about, f.text) for f in check_config(config, device) if f.severity == "error"]
+    assert any(message in text for _, text in found)
+
+
+def test_arguments_of_the_correction_have_an_effect_where_other_weights_draw() -> None:
+    mode = "training.extra={vllm_importance_sampling_mode: token_truncate, vllm_server_port: 80}"
+    mask = ("training.off_policy_mask_threshold=0.5",)
+    with_option = [about for _, about, _ in findings("training.sampling_weights=int8", mode, *mask)]
+    assert with_option == ["training.extra.vllm_server_port"]
+    assert len(findings(mode, *mask)) == 3
+    assert not errors("training.sampling_weights=int8", mode, "training.loss_type=vespo")
+
+
+def test_profiles_without_the_option_are_stored_as_before() -> None:
+    def stored(*overrides: str) -> dict[str, Any]:
+        dumped: dict[str, Any] = resolve("quickstart", list(overrides)).config.model_dump()
+        return dict(dumped["training"])
+
+    assert "sampling_weights" not in stored()
+    assert stored("training.sampling_weights=int8")["sampling_weights"] == "int8"
+
+
 def test_a_rollout_serves_whole_steps() -> None:
     split = ("training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2",
              "training.num_generations=8")  # fmt: skip

@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine.architecture.families import FAMILIES
+from ida_tui.engine.architecture.parts import longest_exact_sequence
 from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder_support
@@ -46,7 +47,6 @@ LONGROPE = {
     "short_factor": [1.1, 1.3, 1.7],
     "long_factor": [2.0, 3.0, 4.0],
     "partial_rotary_factor": 0.75,
-    "original_max_position_embeddings": 64,
 }
 ALTERNATING = ["sliding_attention", "full_attention"] * 2
 DECODED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,7 +63,7 @@ DECODED: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3, windows": ("smollm3", {"no_rope_layer_interval": 2, "use_sliding_window": True,
                                      "sliding_window": 6}),
     "phi3, window": ("phi3", {"sliding_window": 7}),
-    "phi4, partly rotated": ("phi3", {"rope_parameters": LONGROPE}),
+    "phi4, partly rotated": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {"attention_multiplier": 0.2, "residual_multiplier": 0.3,
                             "embedding_multiplier": 5.0, "logits_scaling": 2.0}),
@@ -238,6 +238,14 @@ def test_a_model_that_cannot_be_scored_fast_is_refused_by_name(reason: str) -> N
     assert refusal is not None
     assert reason in refusal
     assert "\n" not in refusal
+
+
+def test_positions_that_depend_on_the_length_are_exact_up_to_a_limit_only() -> None:
+    assert longest_exact_sequence(build(("llama", {}))) is None
+    assert longest_exact_sequence(build(DECODED["phi4, partly rotated"])) == 64
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert longest_exact_sequence(build(("llama", {"rope_parameters": dynamic}))) == 128
+    assert longest_exact_sequence(build(DECODED["gemma3"])) is None
 
 
 def test_the_probe_finds_a_model_that_sees_later_tokens() -> None:

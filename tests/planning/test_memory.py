@@ -86,6 +86,20 @@ def test_the_evaluation_is_a_phase_of_its_own_with_the_rows_that_it_samples_at_a
     )
 
 
+def test_weights_in_another_format_are_held_while_completions_are_drawn() -> None:
+    def copies(number_format: str) -> float:
+        setting = f"training.sampling_weights={number_format}"
+        planned = plan_of(config("quickstart", setting), "cpu")
+        (item,) = (item for item in planned.items if item.name == "sampling weights")
+        assert item.phase == "sampling"
+        return item.size
+
+    policy = plan_of(config("quickstart"), "cpu").items[0]
+    assert copies("model") == 0
+    # The copies leave out the norms; the quickstart's embedding and output layer are one weight.
+    assert copies("bfloat16") - copies("int8") == pytest.approx(policy.size / 4, rel=0.01)
+
+
 def test_rollout_rows_limit_the_evaluation() -> None:
     low = plan_of(config("oblit-1-mps-lowmem", "evaluation.enabled=true"))
     assert low.phase_bytes("evaluation") == low.phase_bytes("sampling")

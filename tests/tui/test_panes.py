@@ -13,7 +13,7 @@ from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import Record
 from ida_tui.tui.screens.run.health import step_metrics
 from ida_tui.tui.screens.run.memory import render_gauge
-from ida_tui.tui.screens.run.progress import estimate_remaining_s
+from ida_tui.tui.screens.run.progress import estimate_remaining_s, render_step_time
 from tests.support.app_driver import NOON
 from tests.support.synthetic_run import run_events, run_with_steps
 
@@ -63,6 +63,15 @@ def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens(
     assert dict(step_metrics(state))["logprob Δ"] == "2e-07"
 
 
+def test_the_health_pane_shows_how_far_the_drawing_policy_is_from_the_trained_one() -> None:
+    (step,) = state_of(run_with_steps(1)).steps
+    drawn = replace(step, sampling_ratio=1.0012, sampling_kl=5e-4, sampling_clipped=0.125)
+    figures = dict(step_metrics(state_of([drawn])))
+    assert (figures["IS ratio"], figures["IS KL"]) == ("1.001", "0.0005")
+    assert figures["IS capped"].startswith("12")
+    assert not [name for name in dict(step_metrics(state_of([step]))) if name.startswith("IS")]
+
+
 def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
     (generated,) = state_of(run_with_steps(1)).steps
     reusing = replace(
@@ -71,3 +80,19 @@ def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -
     figures = dict(step_metrics(state_of([generated, reusing])))
     assert figures["loss"] == "0.7"
     assert figures["lengths"] == "60 (60–60)"
+
+
+def test_the_progress_pane_says_where_a_step_spends_its_time_and_what_would_save_most() -> None:
+    slow = {"generate": 4.0, "reference": 2.0, "update": 2.0}
+    least = {"generate": 2.0, "reference": 1.0, "update": 1.0}
+    state = state_of(
+        replace(event, seconds=slow, least_seconds=least)
+        if isinstance(event, ev.StepFinished)
+        else event
+        for event in run_with_steps(3)
+    )
+    line = render_step_time(state, 200).plain
+    assert line.startswith("a step takes 8.0 s: generate 4.0 s (2.0× the limit) · reference")
+    assert "training.beta=0 saves up to 2.0 s" in line
+    assert len(render_step_time(state, 60).plain) <= 60
+    assert render_step_time(state_of(run_with_steps(3)), 200).plain == ""

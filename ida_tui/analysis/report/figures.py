@@ -21,6 +21,7 @@ from ida_tui.analysis.report.plots import (
     set_step_axis,
     thin_curve,
 )
+from ida_tui.analysis.report.step_time import step_time_note
 from ida_tui.analysis.report.tables import first_alert_number
 from ida_tui.config.scoring.axes import IDA_AXES, Axis, display_scale
 from ida_tui.events import held_out
@@ -375,7 +376,7 @@ def _time_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
             figure,
             "Time of a step, by phase",
             f"total over all steps: {summary}",
-            "",
+            step_time_note(curves.inputs.run),
             steps_per_point,
         )
 

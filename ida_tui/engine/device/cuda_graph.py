@@ -66,6 +66,11 @@ class GraphChoice:
         return graph if self.uses_graphs else step
 
 
+def graph_choice(device: torch.device, say: Callable[[str], object]) -> GraphChoice | None:
+    """The choice for a run on this device; None where there are no CUDA graphs."""
+    return GraphChoice(say) if device.type == "cuda" else None
+
+
 def _capture(step: Step, restore: Callable[[], None]) -> Step:
     """Record a step; its kernels and workspaces are prepared by running it on another stream before."""
     stream = torch.cuda.Stream()

@@ -2,7 +2,7 @@
 
 Reading the weights limits how fast a few rows are multiplied. In bfloat16 they take half of the memory, and
 a processor with instructions for bfloat16 multiplies twice as many at once (oneDNN). In int8 they take a
-quarter: weights have one scale per output, and the rows share one scale that is chosen in each product (fbgemm
+quarter: weights have one scale per output, and the rows share a scale that is chosen in each product (fbgemm
 on x86, qnnpack on ARM).
 
 Both are private or deprecated parts of torch, so `unusable_reason` computes a small product first.

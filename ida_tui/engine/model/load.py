@@ -339,6 +339,11 @@ def _cannot_load(model: ModelConfig, error: Exception) -> Exception:
     detail = short_text(error) or type(error).__name__
     if not isinstance(error, OSError | ValueError | ImportError):
         detail = f"its files are damaged or do not belong together ({detail})"
+    if "does not support an attention implementation" in detail:
+        return IdaError(
+            f"cannot load {model.path}: {detail}",
+            "use the model's own attention: model.attn_implementation=eager",
+        )
     source = find_source(model.path)
     if source.kind == "gguf":
         return IdaError(

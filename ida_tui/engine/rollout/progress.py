@@ -16,6 +16,8 @@ from ida_tui.events.types import TextGenerated, TokensGenerated
 
 EMIT_INTERVAL_S = 0.5
 """Shortest time between two reports."""
+STRAGGLER_SHARE = 0.9
+"""Share of the rows after whose end the others are stragglers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         """Rows that have ended, if the rollout has its tokens on the host."""
         self._clock = clock
         self._started = self._last_emit = clock()
+        self._stragglers_since: float | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Report progress.
@@ -104,6 +107,11 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
             self.emit_counts(counts, now)
             self._emit_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
+
+    @property
+    def stragglers_s(self) -> float | None:
+        """Seconds since `STRAGGLER_SHARE` of the rows have ended; None if they have not, or were not seen."""
+        return None if self._stragglers_since is None else self._clock() - self._stragglers_since
 
     def emit_counts(self, counts: RolloutCounts, now: float | None = None) -> None:
         """Emit the token and row counts."""
@@ -141,6 +149,10 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
             self._emitted_texts = [""] * len(completions)
         self._ended_rows += len(ended)
         now = self._clock()
+        if self._stragglers_since is None and self._ended_rows >= STRAGGLER_SHARE * len(
+            completions
+        ):
+            self._stragglers_since = now
         if now - self._last_emit >= EMIT_INTERVAL_S:
             if global_counts is not None:
                 counts = global_counts()

@@ -30,6 +30,7 @@ from trl.trainer.utils import pad
 
 from ida_tui.config.sections.training import SamplingWeights
 from ida_tui.engine.architecture.parts import longest_exact_sequence
+from ida_tui.engine.device.cuda_graph import graph_choice
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss import scoring_support
 from ida_tui.engine.loss.logprobs import completion_logprobs
@@ -96,6 +97,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._drawn: DrawnLogprobs | None = None
         """Log-probabilities of the rollout as drawn, if they are needed."""
         self._length_bucket = length_bucket(self.accelerator.device.type)
+        self._graphs = graph_choice(self.accelerator.device, partial(self._notify, "info"))
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
@@ -245,6 +247,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 bucket=self._length_bucket,
                 shared_sampler=shared_sampler,
                 weights=self._sampling_weights,
+                graphs=self._graphs,
             )
         if self._sampling_weights == "model" or self._drawn is None:
             return completion_ids, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ida_tui.config.schema import PromptKind
@@ -203,6 +204,8 @@ class StepRecorder:
         reused_step: int | None,
         update: UpdateStats,
         ranks: tuple[ev.RankFigures, ...] = (),
+        least_seconds: Mapping[str, float] = MappingProxyType({}),
+        stragglers_s: float | None = None,
     ) -> None:
         """Finish the step after its optimizer update, or after the scaler skipped the update.
 
@@ -212,6 +215,8 @@ class StepRecorder:
             reused_step: the earlier step whose completions this step reused; None if it generated its own.
             update: effect of the update on the weights.
             ranks: figures of every process; empty for a single process.
+            least_seconds: shortest time of each phase at the device's speed; empty if it is not known.
+            stragglers_s: time of the rollout in which nine in ten completions had ended; None if unknown.
         """
         scored = [v for v in self._verdicts if v.reward is not None]
         cross_check = self._cross_check_figures()
@@ -266,6 +271,12 @@ class StepRecorder:
                 ),
                 reused_step=reused_step,
                 judge_groups=self._judge_groups(),
+                least_seconds={
+                    phase: round(least, 4)
+                    for phase, least in least_seconds.items()
+                    if phase in self._seconds
+                },
+                stragglers_s=None if stragglers_s is None else round(stragglers_s, 4),
             )
         )
         self._logprob_gap = self._sampling = None

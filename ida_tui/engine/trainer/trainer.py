@@ -40,6 +40,7 @@ from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
 from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
+from ida_tui.engine.trainer.step_work import StepAccount
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
 from ida_tui.judge.verdict import mean_scores
@@ -119,6 +120,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             # An argument of transformers.Trainer that TRL's constructor does not forward.
             self.optimizer_cls_and_kwargs = (optimizer.optimizer_class, optimizer.arguments)
         self._weight_delta = WeightDelta(self.model)
+        self._account: StepAccount | None = None
 
     @property
     def world_size(self) -> int:
@@ -133,7 +135,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train until the last step, as `trl.GRPOTrainer.train`."""
         self.capture_rng_before_step()
+        if self._process_group.is_single:
+            model = self.accelerator.unwrap_model(self.model)
+            trains_all = not hasattr(model, "get_base_model")
+            self._account = StepAccount(model, self._compute_dtype(), trains_all_weights=trains_all)
         return super().train(*args, **kwargs)
+
+    def _compute_dtype(self) -> torch.dtype:
+        """Number format in which the model's matrices are multiplied."""
+        if self.args.fp16 or self.args.bf16:
+            return torch.float16 if self.args.fp16 else torch.bfloat16
+        dtype: torch.dtype = self.accelerator.unwrap_model(self.model).dtype
+        return dtype
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -231,6 +244,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 raise NonFiniteError("a token probability", self._current_step) from error
             raise
         self._recorder.raise_if_stopped()
+        if self._account is not None:
+            self._account.record_rollout(prompt_ids, completion_ids, progress.stragglers_s)
         self._tokens_generated = sum(map(len, completion_ids))
         ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
         tokens_by_rank, ended_by_rank = self._process_group.all_gather_ints(
@@ -439,6 +454,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 model_change=change.model,
             ),
             self._collect_rank_figures(),
+            self._account.least_seconds() if self._account else {},
+            self._account.stragglers_s if self._account else None,
         )
         self._non_finite_gradients = 0
         self._reward_source.after_step(step)

@@ -53,8 +53,8 @@ def test_an_adapter_of_another_kind_is_measured_planned_resumed_and_exported(
 
     events = [record.event for record in read_events(run.directory / "events.jsonl")]
     texts = [event.text for event in events if isinstance(event, Noticed)]
-    fell_back = [text for text in texts if text.startswith("The fast step is off; TRL's code")]
-    assert len(fell_back) == (kind != "rslora")
+    by_trl = [text for text in texts if text.startswith("TRL's code samples; only scoring is fast")]
+    assert len(by_trl) == (kind != "rslora")
 
     shape = inspect_model(run.config.model).shape
     assert shape is not None

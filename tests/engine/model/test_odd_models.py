@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from ida_tui.config import embedded
 from ida_tui.config.precision import PrecisionRecipe
@@ -45,6 +46,24 @@ def test_a_tensor_of_the_layers_that_the_model_lacks_is_refused_by_name(
 
     with pytest.raises(IdaError, match=f"1 tensor .*{name}"):
         load.load_model(model, "float32", tokenizer)
+
+
+def test_a_model_without_fused_attention_is_refused_with_the_setting_that_loads_it(
+    tmp_path: Path,
+) -> None:
+    tokenizer = load.load_tokenizer(ModelConfig(path="embedded"))
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "head_dim": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    Gemma2ForCausalLM(Gemma2Config(**shape)).save_pretrained(tmp_path)
+    model = ModelConfig(path=str(tmp_path))
+    with pytest.raises(IdaError) as error:
+        load.load_model(model, "float32", tokenizer)
+    assert "model.attn_implementation=eager" in str(error.value.remedy)
+    eager = model.model_copy(update={"attn_implementation": "eager"})
+    assert load.load_model(eager, "float32", tokenizer).config.model_type == "gemma2"
 
 
 def test_tensors_that_a_language_model_does_not_need_are_noted_and_old_buffers_are_not(

@@ -204,6 +204,7 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
     assert isinstance(ended, ev.RunEnded)
     assert sum(sum(step.seconds.values()) for step in steps) < ended.seconds < 3600
     assert ended.paused_s == pytest.approx(3600, abs=60)
+    assert all(step.least_seconds.keys() == {"generate", "update"} for step in steps)
     span = datetime.fromisoformat(records[-1].time) - datetime.fromisoformat(records[0].time)
     assert ended.seconds == pytest.approx(span.total_seconds(), abs=5)
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights

@@ -358,10 +358,6 @@ def test_unsupported_models_are_reported_with_a_reason() -> None:
 
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=50))
     assert "gpt2" in (decoder_support.unsupported_reason(gpt2) or "")
-    sliding = Qwen3ForCausalLM(
-        Qwen3Config(**SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    )
-    assert "sliding" in (decoder_support.unsupported_reason(sliding) or "")
     dora = peft.get_peft_model(
         Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
         peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -369,10 +365,33 @@ def test_unsupported_models_are_reported_with_a_reason() -> None:
     assert "DoRA" in (decoder_support.unsupported_reason(dora) or "")
 
 
-def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
-    tmp_path: Path, ida_tui_here: Any
+@pytest.mark.parametrize(
+    ("model_type", "settings", "warning", "note"),
+    [
+        (
+            "gemma2",
+            {"sliding_window": 16},
+            "TRL's code samples; only scoring is fast: the model type gemma2 is not one of llama,",
+            "Fast step: log-probabilities agree with TRL's within",
+        ),
+        (
+            "qwen3_moe",
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+            "TRL's code scores; only sampling is fast: only TRL's code computes the loss that balances",
+            "Fast step: log-probabilities agree with the sampling's within",
+        ),
+    ],
+    ids=["sampling", "scoring"],
+)
+def test_what_is_not_supported_is_left_to_trls_code_and_the_log_says_so(
+    model_type: str,
+    settings: dict[str, Any],
+    warning: str,
+    note: str,
+    tmp_path: Path,
+    ida_tui_here: Any,
 ) -> None:
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
     from ida_tui.config import embedded
 
@@ -381,23 +400,23 @@ def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
         "vocab_size": len(tokenizer),
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "head_dim": 12,
     }
-    config = Qwen3Config(**shape, use_sliding_window=True, sliding_window=64, max_window_layers=1)
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "model")
+    config = CONFIG_MAPPING[model_type](**shape | settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     done = ida_tui_here(
         "--run", "quickstart", f"model={tmp_path / 'model'}", "training.max_steps=1",
         "training.num_generations=2", "training.per_device_train_batch_size=2",
         "training.max_completion_length=8", "evaluation.enabled=false",
+        "model.attn_implementation=eager",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert (
-        "The fast step is off; TRL's code is used instead: the model uses sliding-window attention"
-        in done.out
-    )
+    assert warning in done.out
+    assert note in done.out
 
 
-def test_arguments_that_only_trls_sampling_reads_turn_the_fast_step_off_once(
+def test_arguments_that_only_trls_sampling_reads_leave_the_sampling_to_it_and_say_so_once(
     ida_tui_here: Any,
 ) -> None:
     done = ida_tui_here(
@@ -408,7 +427,7 @@ def test_arguments_that_only_trls_sampling_reads_turn_the_fast_step_off_once(
     )  # fmt: skip
     assert done.code == 0, done.err
     reason = "only TRL's sampling reads generation_kwargs of training.extra"
-    assert done.out.count(f"The fast step is off; TRL's code is used instead: {reason}") == 1
+    assert done.out.count(f"TRL's code samples; only scoring is fast: {reason}") == 1
 
 
 # --- the overridden TRL methods ------------------------------------------------------------

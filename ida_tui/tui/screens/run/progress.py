@@ -10,6 +10,7 @@ from ida_tui.events import types as ev
 from ida_tui.events.held_out import reward_change
 from ida_tui.events.narration import DOWNLOADING, PHASE_LABELS, download_text
 from ida_tui.events.state import RunState
+from ida_tui.events.step_time import format_phases, step_time
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
@@ -43,7 +44,9 @@ class ProgressPane(Pane):
         if state.seq < 0:
             return render_starting(run_view, now)
         return join_lines(
-            _render_steps(state, run_view, now, width), _render_generation(state, width)
+            _render_steps(state, run_view, now, width),
+            _render_generation(state, width),
+            render_step_time(state, width),
         )
 
 
@@ -126,6 +129,18 @@ def _render_generation(state: RunState, width: int) -> Content:
     room = min(40, width - len(tail) - 14)
     bar = f"{format_bar(progress.rows_done / max(1, progress.rows), room)} " if room >= 6 else ""
     return Content.assemble("completions ", (bar, "$text-accent"), tail)
+
+
+def render_step_time(state: RunState, width: int) -> Content:
+    """Where the time of the latest steps went, and what would save most of it."""
+    time = step_time(state)
+    if time is None:
+        return Content("")
+    line = f"a step takes {format_phases(time)}"
+    if time.saving is not None:
+        saving = f" · {time.saving.change} saves up to {time.saving.seconds:.1f} s"
+        line += saving if len(line) + len(saving) <= width else ""
+    return Content.assemble((line[:width], "dim"))
 
 
 def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
