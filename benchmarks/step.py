@@ -80,8 +80,7 @@ def measure_cases(cases: list[BenchCase], repeats: int) -> tuple[list[Goal], dic
 def measure_decoding() -> tuple[list[Goal], dict[str, Any]]:
     """Time of one token for eight rows, relative to the larger of two times, both measured here.
 
-    These are the time of reading the weights once and that of as many multiplications, at the speed of a large
-    product.
+    One is that of reading the weights once, the other that of multiplying as fast as a large product does.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM

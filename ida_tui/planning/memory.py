@@ -467,9 +467,16 @@ def _step_items(
         compute=compute,
         weight=weight,
         autocast=autocast,
+        joint=terms.computes_joint_sequences(config, device, attention, compute),
     )
     activations = activation_bytes(attention)
-    tiles = terms.lm_head_bytes(shape, batch, training.method == "lora", compute)
+    tiles = terms.lm_head_bytes(
+        shape,
+        batch,
+        training.method == "lora",
+        compute,
+        on_cpu=config.engine == "fast" and device == "cpu" and compute == 4,
+    )
     yield MemoryItem("activations", activations, "update")
     yield MemoryItem("LM-head tiles", tiles, "update")
     unpacked = terms.unpacked_layer_bytes(shape, config.model.quantization, compute)

@@ -24,7 +24,11 @@ TEMPLATE_TOKENS = 24
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in NF4: half a byte, one byte of scale for 64, and its float32 scale for 16,384."""
 LM_HEAD_TILE = 8192
-"""Columns of the output layer computed at a time (`engine.loss.lm_head`)."""
+"""Columns of the output layer that TRL's kernel computes at a time, for all tokens."""
+CPU_LM_HEAD_TILE = 2048 * 512
+"""Logits computed at a time in float32 on the CPU (`engine.loss.lm_head`)."""
+JOINT_SCORES = 2**22
+"""Attention scores computed at a time in a joint sequence (`engine.loss.shared_prompt_attention`)."""
 
 AttentionMethod = Literal["fused", "math", "eager"]
 """How attention with gradients is computed: fused (without its matrix), by torch, by transformers."""
@@ -153,6 +157,7 @@ def activation_bytes(
     compute: int,
     weight: int,
     autocast: bool,
+    joint: bool = False,
 ) -> float:
     """Bytes that the forward pass saves, plus temporary gradients of the backward pass.
 
@@ -164,6 +169,7 @@ def activation_bytes(
         compute: bytes of a value in the format of the computation.
         weight: bytes of a stored weight.
         autocast: whether weights and inputs are converted to the format of the computation.
+        joint: whether all tokens are one sequence (`computes_joint_sequences`).
     """
     checkpointed = config.training.gradient_checkpointing is not False
     shared = not checkpointed and config.engine == "fast"
@@ -175,6 +181,10 @@ def activation_bytes(
     queries = batch.completion_tokens if shared else length
     lora = config.training.method == "lora"
     rank = max(config.lora.r, *config.lora.rank_pattern.values(), 0)
+    if joint:
+        saved = shape.layers * joint_layer_bytes(shape, lora, rank, tokens)
+        temporary = tokens * (3 * shape.hidden + 3 * shape.intermediate)
+        return saved + 4 * (temporary + 3 * JOINT_SCORES)
     layer_bytes = _layer_bytes(shape, lora, rank, tokens, compute, autocast)
     if lora and config.lora.use_dora:
         layer_bytes += _dora_layer_bytes(shape, tokens, compute)
@@ -203,6 +213,30 @@ def activation_bytes(
     return shape.layers * layer_bytes + backward + casts
 
 
+def computes_joint_sequences(
+    config: Config, device: DeviceName, attention: AttentionMethod, compute: int
+) -> bool:
+    """Whether prompts and completions go through the model as one sequence (`engine.loss.joint_sequence`)."""
+    return (
+        config.engine == "fast"
+        and device == "cpu"
+        and compute == 4
+        and attention == "fused"
+        and config.training.gradient_checkpointing is False
+        and not config.lora.use_dora
+    )
+
+
+def joint_layer_bytes(shape: ModelShape, lora: bool, rank: int, tokens: int) -> float:
+    """Bytes that one layer saves for a joint sequence, in float32."""
+    h, q, kv, i = shape.hidden, shape.query_width, shape.kv_width, shape.intermediate
+    norms = 2 * h + (q + kv if shape.qk_norms else 0)
+    scales = 2 + (shape.heads + shape.kv_heads if shape.qk_norms else 0)
+    attention = 2 * (q + kv) + shape.heads
+    feed_forward = 2 * i if lora else 4 * i
+    return 4.0 * tokens * (norms + scales + 2 * h + attention + feed_forward + lora * 7 * rank)
+
+
 def attention_bytes(
     shape: ModelShape,
     rows: int,
@@ -225,13 +259,15 @@ def attention_bytes(
     return 0.0
 
 
-def lm_head_bytes(shape: ModelShape, batch: RowBatch, lora: bool, compute: int) -> float:
+def lm_head_bytes(
+    shape: ModelShape, batch: RowBatch, lora: bool, compute: int, on_cpu: bool = False
+) -> float:
     """Bytes of the output layer: hidden states, three tiles of logits, and its gradient if trained."""
     tokens = batch.rows * batch.completion_tokens
-    tile = min(LM_HEAD_TILE, shape.vocabulary)
+    tile = CPU_LM_HEAD_TILE if on_cpu else tokens * min(LM_HEAD_TILE, shape.vocabulary)
     states = 4 * tokens * shape.hidden * compute
     gradient = 0 if lora else shape.vocabulary * shape.hidden * compute
-    return float(3 * tokens * tile * 4 + states + gradient)
+    return float(3 * tile * 4 + states + gradient)
 
 
 def largest_tensor_elements(shape: ModelShape) -> int:

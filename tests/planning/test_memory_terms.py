@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,6 +16,7 @@ from ida_tui.config.model_files import ModelShape, inspect_model
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Prompt
 from ida_tui.engine.inference import generate as answers
+from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.model import load
 from ida_tui.engine.rollout import generate as rollout
 from ida_tui.engine.rollout.decoder import Decoder
@@ -27,16 +30,37 @@ SHAPE = ModelShape(
 )  # fmt: skip
 
 
-def bytes_saved(attention: AttentionMethod, dtype: torch.dtype) -> int:
-    """Bytes that autograd saves for completions that continue from a shared prompt."""
+@contextmanager
+def saved_tensors() -> Iterator[dict[int, int]]:
+    """Storages that autograd saves inside the block: address → bytes. They are kept until its end."""
+    kept: dict[int, torch.Tensor] = {}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = tensor
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes
+
+
+def qwen3(layers: int, attention: AttentionMethod = "fused") -> Any:
+    """A model of `SHAPE` with random weights."""
     torch.manual_seed(0)
     config = Qwen3Config(
-        hidden_size=SHAPE.hidden, intermediate_size=SHAPE.intermediate, num_hidden_layers=LAYERS,
+        hidden_size=SHAPE.hidden, intermediate_size=SHAPE.intermediate, num_hidden_layers=layers,
         num_attention_heads=SHAPE.heads, num_key_value_heads=SHAPE.kv_heads,
         head_dim=SHAPE.head_dim, vocab_size=SHAPE.vocabulary,
         attn_implementation="eager" if attention == "eager" else "sdpa",
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config).to(dtype).model
+    return Qwen3ForCausalLM(config)
+
+
+def bytes_saved(attention: AttentionMethod, dtype: torch.dtype) -> int:
+    """Bytes that autograd saves for completions that continue from a shared prompt."""
+    model = qwen3(LAYERS, attention).to(dtype).model
     prompt, cache = DynamicCache(), DynamicCache()
     model(input_ids=torch.ones(1, PROMPT, dtype=torch.long), past_key_values=prompt)
     for index, layer in enumerate(prompt.layers):
@@ -44,18 +68,13 @@ def bytes_saved(attention: AttentionMethod, dtype: torch.dtype) -> int:
         cache.update(layer.keys.expand(shape), layer.values.expand(shape), index)
     mask = torch.ones(ROWS, PROMPT + COMPLETION, dtype=torch.long)
     mask[0, 0] = 0  # with padding the mask is passed to attention
-    saved: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        return saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-
+    ids = torch.ones(ROWS, COMPLETION, dtype=torch.long)
     with ExitStack() as stack:
         if attention == "math":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        ids = torch.ones(ROWS, COMPLETION, dtype=torch.long)
+        sizes = stack.enter_context(saved_tensors())
         model(input_ids=ids, attention_mask=mask, past_key_values=cache)
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize("attention", ["math", "eager"])
@@ -69,6 +88,26 @@ def test_attention_matrices_are_what_autograd_saves_more_than_with_fused_attenti
     fused = ROWS * COMPLETION * length * size + 4 * SHAPE.heads * ROWS * COMPLETION
     measured = bytes_saved(attention, dtype) - bytes_saved("fused", dtype)
     assert measured == LAYERS * (planned - fused)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_layer_of_a_joint_sequence_saves_what_is_planned(method: str) -> None:
+    rank, saved = 4, []
+    ids = torch.ones(ROWS, PROMPT + COMPLETION, dtype=torch.long)
+    tokens = PROMPT + ROWS * (COMPLETION - 1)
+    for layers in (1, 2):
+        model: Any = qwen3(layers)
+        if method == "lora":
+            lora = peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+            model = peft.get_peft_model(model, lora)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        with saved_tensors() as kept:
+            completion_logprobs(
+                model, ids, torch.ones_like(ids), COMPLETION, 1.0, with_entropy=False
+            )
+        saved.append(sum(size for storage, size in kept.items() if storage not in weights))
+    planned = terms.joint_layer_bytes(SHAPE, method == "lora", rank, tokens)
+    assert saved[1] - saved[0] == pytest.approx(planned, rel=0.02)
 
 
 def test_attention_matrices_of_a_4b_model_on_metal_by_hand() -> None:

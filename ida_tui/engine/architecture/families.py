@@ -86,8 +86,10 @@ class LayerDescription:
     @property
     def norms(self) -> tuple[Any, ...]:
         """All norms of the layer."""
-        norms = (self.norm_in, self.norm_q, self.norm_k)
-        norms += (self.norm_attended, self.norm_mlp, self.norm_fed)
+        norms = (
+            *(self.norm_in, self.norm_q, self.norm_k),
+            *(self.norm_attended, self.norm_mlp, self.norm_fed),
+        )
         return tuple(norm for norm in norms if norm is not None)
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def use_onednn_linears(model: torch.nn.Module) -> Iterator[None]:
     """
     patched: list[torch.nn.Module] = []
     for module in model.modules():
-        if hasattr(module, "lora_A") and (adapter := _plain_lora_name(module)) is not None:
-            module.forward = partial(_lora_forward, module, adapter, module.forward)
+        if (parts := lora_parts(module)) is not None:
+            module.forward = partial(_lora_forward, parts, module.forward)
         elif type(module) is torch.nn.Linear and prefers_onednn():
             module.forward = _linear_forward(module)  # type: ignore[method-assign]
         else:
@@ -129,56 +130,97 @@ def _plain_lora_name(layer: Any) -> str | None:
     return name if dtypes == {torch.float32} else None
 
 
+@dataclass(frozen=True, slots=True)
+class LoraParts:
+    """The frozen layer of a LoRA layer, the matrices of its adapter, and their scale."""
+
+    base: torch.nn.Linear
+    down: torch.Tensor
+    """(rank, inputs)."""
+    up: torch.Tensor
+    """(outputs, rank)."""
+    scale: float
+
+
+def lora_parts(layer: Any) -> LoraParts | None:
+    """The parts of a layer with one plain LoRA adapter in float32 on a frozen base; None for any other."""
+    if not hasattr(layer, "lora_A") or (name := _plain_lora_name(layer)) is None:
+        return None
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return LoraParts(layer.base_layer, down, up, layer.scaling[name])
+
+
+def lora_product(x: torch.Tensor, layer: LoraParts) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x @ W.T + b + scale * (x @ A.T) @ B.T` of (rows, inputs), and `x @ A.T`; without a gradient."""
+    low_rank = functional.linear(x, layer.down)
+    out = linear(x, frozen_weight(layer.base, x.dtype), layer.base.bias)
+    return out.addmm_(low_rank, layer.up.t(), alpha=layer.scale), low_rank
+
+
+def lora_gradients(
+    gradient: torch.Tensor, x: torch.Tensor, low_rank: torch.Tensor, layer: LoraParts
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `lora_product`: of `x @ A.T`, of A and of B.
+
+    Args:
+        gradient: gradient of the output, (rows, outputs).
+        x: the input, (rows, inputs).
+        low_rank: `x @ A.T`.
+        layer: the LoRA layer.
+    """
+    grad_low_rank = (gradient @ layer.up).mul_(layer.scale)
+    grad_down = grad_low_rank.t() @ x
+    # With the short side first, the product is up to twice as fast.
+    grad_up = (low_rank.t() @ gradient).mul_(layer.scale).t()
+    return grad_low_rank, grad_down, grad_up
+
+
+def lora_input_gradient(
+    gradient: torch.Tensor, grad_low_rank: torch.Tensor, layer: LoraParts
+) -> torch.Tensor:
+    """Gradient of the input of `lora_product`, (rows, inputs)."""
+    weight = frozen_weight(layer.base, gradient.dtype)
+    if uses_onednn(gradient, weight):
+        grad_x = onednn_linear(gradient.contiguous(), weight.t(), None)
+    else:
+        grad_x = gradient @ weight
+    return grad_x.addmm_(grad_low_rank, layer.down)
+
+
 def _lora_forward(
-    layer: Any, name: str, original: Any, x: torch.Tensor, **arguments: Any
+    layer: LoraParts, original: Any, x: torch.Tensor, **arguments: Any
 ) -> torch.Tensor:
     """Forward pass of a LoRA layer as one operation, or by its original method if that is not possible."""
     if arguments or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
         result: torch.Tensor = original(x, **arguments)
         return result
-    base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    out: torch.Tensor = _LoraLinear.apply(x, base, down, up, layer.scaling[name])
+    out: torch.Tensor = _LoraLinear.apply(x, layer.down, layer.up, layer)
     return out
 
 
 class _LoraLinear(torch.autograd.Function):
-    """`x @ W.T + b + scale * (x @ A.T) @ B.T` with W and b frozen."""
+    """A LoRA layer whose weight and bias are frozen."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        base: torch.nn.Linear,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
+        ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, layer: LoraParts
     ) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        low_rank = functional.linear(flat, down)
-        weight = frozen_weight(base, x.dtype)
-        out = linear(flat, weight, base.bias).addmm_(low_rank, up.t(), alpha=scale)
+        out, low_rank = lora_product(x.reshape(-1, x.shape[-1]), layer)
         ctx.save_for_backward(x, down, up, low_rank)
-        ctx.base, ctx.scale = base, scale
+        ctx.layer = layer
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        x, down, up, low_rank = ctx.saved_tensors
+        x, _, up, low_rank = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, up.shape[0])
-        grad_low_rank = (gradient @ up).mul_(ctx.scale)
-        grad_x = grad_down = grad_up = None
+        grad_low_rank, grad_down, grad_up = lora_gradients(
+            gradient, x.reshape(-1, x.shape[-1]), low_rank, ctx.layer
+        )
+        grad_x = None
         if ctx.needs_input_grad[0]:
-            weight = frozen_weight(ctx.base, x.dtype)
-            if uses_onednn(gradient, weight):
-                flat = onednn_linear(gradient.contiguous(), weight.t(), None)
-            else:
-                flat = gradient @ weight
-            grad_x = flat.addmm_(grad_low_rank, down).view(x.shape)
-        if ctx.needs_input_grad[2]:
-            grad_down = grad_low_rank.t() @ x.reshape(-1, x.shape[-1])
-        if ctx.needs_input_grad[3]:
-            grad_up = (gradient.t() @ low_rank).mul_(ctx.scale)
-        return grad_x, None, grad_down, grad_up, None
+            grad_x = lora_input_gradient(gradient, grad_low_rank, ctx.layer).view(x.shape)
+        return grad_x, grad_down, grad_up, None
 
 
 def _linear_forward(layer: torch.nn.Linear) -> Any:

@@ -54,12 +54,13 @@ class JointSequence:
     columns: torch.Tensor
 
     @classmethod
-    def of(cls, batch: CompletionBatch, width: int) -> JointSequence:
+    def of(cls, batch: CompletionBatch, width: int, heads: int) -> JointSequence:
         """Join the prompts and completions of a batch; the last token of a completion predicts nothing.
 
         Args:
             batch: the prompts and completions.
             width: columns of the result.
+            heads: attention heads of the model.
         """
         rows_of: dict[int, list[int]] = {}
         for row, prompt in enumerate(batch.prompt_of.tolist()):
@@ -90,12 +91,11 @@ class JointSequence:
                     segments.append((end, length - 1))
                 end += length - 1
             if end > prompt_span.stop:
-                groups.append(PromptGroup(prompt_span, slice(prompt_span.stop, end)))
+                groups += PromptGroup.of(prompt_span, slice(prompt_span.stop, end), heads)
         lengths = [length for _, length in segments]
-        alike = [
-            Segments.of([segments[index] for index in indices])
-            for indices in similar_lengths(lengths)
-        ]
+        alike: list[Segments] = []
+        for indices in similar_lengths(lengths):
+            alike += Segments.of([segments[index] for index in indices], heads)
         return cls(
             tokens=torch.cat(tokens)[None],
             positions=torch.cat(positions)[None],
@@ -133,7 +133,7 @@ def supports_joint_sequences(backbone: Any, longest: int) -> bool:
 def joint_states(backbone: Any, sequence: JointSequence) -> torch.Tensor:
     """Hidden states that predict the scored tokens, (scored tokens, hidden)."""
     with _attention_of_joint_sequences(backbone.config):
-        states = backbone(
+        states: torch.Tensor = backbone(
             input_ids=sequence.tokens,
             # A mask of four dimensions is passed on as it is; the attention function does not read it.
             attention_mask=torch.ones(1, 1, 1, 1),

@@ -76,9 +76,9 @@ def _is_tiled_here(states: torch.Tensor, weight: torch.Tensor) -> bool:
 class _TiledLogprobs(torch.autograd.Function):
     """Log-probabilities and entropies by an online softmax over tiles of the vocabulary.
 
-    The gradient of log p(target) with respect to the state is (W[target] - Σ p W) / temperature. If the weight
-    is frozen, the forward pass computes this vector and the backward pass only scales it. That is one product
-    less than computing the logits again.
+    The gradient of log p(target) with respect to the state is (W[target] - Σ p W) / temperature. If the
+    weight is frozen, the forward pass computes this vector and the backward pass only scales it. That is one
+    product less than computing the logits again.
     """
 
     @staticmethod
@@ -117,9 +117,8 @@ class _TiledLogprobs(torch.autograd.Function):
             log_sum_exps[span] = log_sum_exp[:, 0]
             logprobs[span] = (target_logit - log_sum_exp)[:, 0]
             entropies[span] = (log_sum_exp - weighted_sum / sum_exp)[:, 0]
-            if directions is not None:
-                expected_weight = expected.div_(sum_exp)
-                directions[span] = (weight[target] - expected_weight).div_(temperature)
+            if directions is not None and expected is not None:
+                directions[span] = (weight[target] - expected.div_(sum_exp)).div_(temperature)
         if directions is not None:
             ctx.save_for_backward(directions)
         else:

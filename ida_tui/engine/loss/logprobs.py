@@ -2,9 +2,10 @@
 
 TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
 also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,
-and its keys and values (with their gradients) serve all its completions. Completions of similar length form
-a micro-batch, and only completion tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py`
-compares the results and the gradients with TRL's.
+and its keys and values (with their gradients) serve all its completions. In float32 on the CPU the batch is
+one sequence (`joint_sequence`); elsewhere completions of similar length form a micro-batch. Only completion
+tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py` compares the results and the
+gradients with TRL's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ida_tui.engine.architecture.parts import CausalParts
-from ida_tui.engine.device.onednn import use_onednn_linears
+from ida_tui.engine.loss.fused_layers import use_fused_layers
 from ida_tui.engine.loss.joint_sequence import (
     JointSequence,
     joint_states,
@@ -132,10 +133,11 @@ def completion_logprobs(
     # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
-    with nullcontext() if recomputes else use_onednn_linears(backbone):
+    with nullcontext() if recomputes else use_fused_layers(backbone):
         longest = batch.prompts.shape[1] + max(batch.lengths)
-        if not recomputes and supports_joint_sequences(backbone, longest):
-            sequence = JointSequence.of(batch, logits_to_keep)
+        can_join = bucket == 1 and not recomputes and supports_joint_sequences(backbone, longest)
+        if can_join:
+            sequence = JointSequence.of(batch, logits_to_keep, backbone.config.num_attention_heads)
             hidden, labels = joint_states(backbone, sequence), sequence.labels
             positions = sequence.columns
         else:

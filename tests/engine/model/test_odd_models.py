@@ -61,7 +61,7 @@ def test_a_model_without_fused_attention_is_refused_with_the_setting_that_loads_
     model = ModelConfig(path=str(tmp_path))
     with pytest.raises(IdaError) as error:
         load.load_model(model, "float32", tokenizer)
-    assert "model.attn_implementation=eager" in str(error.value.remedy)
+    assert "model.attn_implementation=eager" in error.value.hint
     eager = model.model_copy(update={"attn_implementation": "eager"})
     assert load.load_model(eager, "float32", tokenizer).config.model_type == "gemma2"
 
