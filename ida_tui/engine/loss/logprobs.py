@@ -135,8 +135,7 @@ def completion_logprobs(
     # The backward pass recomputes the forward pass, which must then use the same kernels.
     with nullcontext() if recomputes else use_fused_layers(backbone):
         longest = batch.prompts.shape[1] + max(batch.lengths)
-        can_join = bucket == 1 and not recomputes and supports_joint_sequences(backbone, longest)
-        if can_join:
+        if bucket == 1 and not recomputes and supports_joint_sequences(backbone, longest):
             sequence = JointSequence.of(batch, logits_to_keep, backbone.config.num_attention_heads)
             hidden, labels = joint_states(backbone, sequence), sequence.labels
             positions = sequence.columns
