@@ -90,9 +90,8 @@ def test_weights_in_another_format_are_held_while_completions_are_drawn() -> Non
     def copies(number_format: str) -> float:
         setting = f"training.sampling_weights={number_format}"
         planned = plan_of(config("quickstart", setting), "cpu")
-        (item,) = (item for item in planned.items if item.name == "sampling weights")
-        assert item.phase == "sampling"
-        return item.size
+        sizes = {item.name: item.size for item in planned.items if item.phase == "sampling"}
+        return sizes.get("sampling weights", 0.0)
 
     policy = plan_of(config("quickstart"), "cpu").items[0]
     assert copies("model") == 0
