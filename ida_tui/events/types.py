@@ -317,16 +317,13 @@ class StepFinished:
     """Mean reward of the scored completions by the offline heuristic; null if it is the judge, or does not
     know the axes."""
     model_change: float | None = None
-    """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
-
-    With LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions.
-    """
+    """L2 norm of the change of the model's weights since the start, relative to that of the whole model. With
+    LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions."""
     logprob_gap: float | None = None
     """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
     (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
     sampling_ratio: float | None = None
-    """Mean importance ratio of the tokens, before it is limited: 1 in expectation; null, like the next two,
-    unless the policy that drew them differs from the one that is trained (training.sampling_weights)."""
+    """Mean importance ratio of the tokens before it is limited; null without training.sampling_weights."""
     sampling_kl: float | None = None
     """KL divergence per token of the policy that drew from the one that is trained, in nats."""
     sampling_clipped: float | None = None

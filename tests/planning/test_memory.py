@@ -78,12 +78,25 @@ def test_the_evaluation_is_a_phase_of_its_own_with_the_rows_that_it_samples_at_a
     sizes = {item.name: item.size for item in planned.items if item.phase == "evaluation"}
     token = 36 * 2 * 1024 * 2  # layers, keys and values, width, float16
     # 64 rows of 16 prompts; on Metal, 40 prompt tokens take 64.
-    assert sizes["KV cache"] == (64 * (2 * 64 + 512) + 16 * 64) * token
+    assert sizes["KV cache"] == (64 * 512 + 16 * 64) * token
     assert sizes["logits"] == 6 * 64 * 151_936 * 4
     assert planned.training_peak_bytes == without.peak_bytes
     assert planned.peak_bytes == max(
         without.peak_bytes, planned.phase_bytes("always") + sum(sizes.values())
     )
+
+
+def test_weights_in_another_format_are_held_while_completions_are_drawn() -> None:
+    def copies(number_format: str) -> float:
+        setting = f"training.sampling_weights={number_format}"
+        planned = plan_of(config("quickstart", setting), "cpu")
+        sizes = {item.name: item.size for item in planned.items if item.phase == "sampling"}
+        return sizes.get("sampling weights", 0.0)
+
+    policy = plan_of(config("quickstart"), "cpu").items[0]
+    assert copies("model") == 0
+    # The copies leave out the norms; the quickstart's embedding and output layer are one weight.
+    assert copies("bfloat16") - copies("int8") == pytest.approx(policy.size / 4, rel=0.01)
 
 
 def test_rollout_rows_limit_the_evaluation() -> None:
@@ -219,7 +232,7 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(ida_tui_he
 def test_the_check_shows_the_plan_and_how_to_make_it_fit(ida_tui_here: Any) -> None:
     result = ida_tui_here("--check", "oblit-1-mps", "limit_gb=9.8")
     assert "about 10." in result.out
-    assert re.search(r"KV cache +0\.76 GB", result.out)
+    assert re.search(r"KV cache +0\.61 GB", result.out)
     assert re.search(r"peak +10\.\d\d GB of 9\.80 GB: 10\d%", result.out)
     assert "ida-tui --run oblit-1-mps-lowmem" in result.out
 

@@ -73,7 +73,7 @@ def graph_choice(device: torch.device, say: Callable[[str], object]) -> GraphCho
 
 def _capture(step: Step, restore: Callable[[], None]) -> Step:
     """Record a step; its kernels and workspaces are prepared by running it on another stream before."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_STEPS):

@@ -80,7 +80,7 @@ def _bfloat16_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Produc
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        out = multiply(x.to(torch.bfloat16), packed, None, "none", [], "").float()
+        out: torch.Tensor = multiply(x.to(torch.bfloat16), packed, None, "none", [], "").float()
         return out if bias is None else out.add_(bias)
 
     return product
