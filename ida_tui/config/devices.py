@@ -1,4 +1,4 @@
-"""Device that a run will probably use, determined without importing torch."""
+"""Device that a run will probably use, and sizes that it computes with, known without importing torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from ida_tui.config.schema import Config, DeviceName
 
 METAL_LENGTH_BUCKET = 64
 """Multiple to which Metal rounds batch lengths up, because it caches a graph and memory for each length."""
+
+PACKED_BYTES = 512 * 2**20
+"""Limit of the copies of weights that a rollout on the CPU multiplies by."""
+
+
+def decoding_rows(rows: int) -> int:
+    """Number of rows that are computed for this many: one of a few, because each has its own kernels."""
+    if rows <= 4:
+        return 4 if rows == 3 else rows
+    multiple = 8 if rows <= 64 else 16 if rows <= 256 else 64
+    return -(-rows // multiple) * multiple
 
 
 def guess_device() -> DeviceName:

@@ -384,10 +384,18 @@ def generation_items(
 ) -> Iterator[MemoryItem]:
     """Key-value cache and logits of rows that are sampled together."""
     weight_bytes = DTYPE_BYTES[resolve_precision(config, device).weights]
-    cache = terms.kv_cache_bytes(shape, batch, weight_bytes)
+    is_fast = config.engine == "fast"
+    cache = terms.kv_cache_bytes(
+        shape, batch, weight_bytes, shares_prompts=is_fast and device != "cuda"
+    )
     logits = terms.sampling_logits_bytes(shape, batch.rows)
     yield MemoryItem("KV cache", cache, phase)
     yield MemoryItem("logits", logits, phase)
+    has_own_copies = phase == "sampling" and config.training.sampling_weights != "model"
+    is_float32_on_cpu = device == "cpu" and weight_bytes == 4
+    if is_fast and is_float32_on_cpu and batch.rows > 1 and not has_own_copies:
+        copies = terms.packed_copy_bytes(shape, config.model.quantization)
+        yield MemoryItem("packed weights", copies, phase)
     unpacked = terms.unpacked_layer_bytes(shape, config.model.quantization, weight_bytes)
     yield MemoryItem("unpacked layer", unpacked, phase)
     yield MemoryItem("allocator", ALLOCATOR_SLACK[device] * (cache + logits), phase)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ida_tui.config.conversation import longest_prompt_characters
-from ida_tui.config.devices import METAL_LENGTH_BUCKET
+from ida_tui.config.devices import METAL_LENGTH_BUCKET, PACKED_BYTES, decoding_rows
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.schema import Config, DeviceName, Prompt, Quantization
 from ida_tui.config.sections.training import SamplingWeights
@@ -98,14 +98,36 @@ def unpacked_layer_bytes(
     return float(max(i * o for i, o in shape.linear_shapes().values()) * bytes_per_value)
 
 
-def kv_cache_bytes(shape: ModelShape, batch: RowBatch, bytes_per_value: int) -> float:
-    """Bytes of the key-value cache: a buffer for all rows, plus prefilled prompts and a copy per row."""
+def kv_cache_bytes(
+    shape: ModelShape, batch: RowBatch, bytes_per_value: int, *, shares_prompts: bool
+) -> float:
+    """Bytes of the key-value cache of rows that are sampled together.
+
+    Args:
+        shape: the model's layer sizes.
+        batch: the rows.
+        bytes_per_value: those of a key or value.
+        shares_prompts: whether the rows share the prompts' keys and values. Otherwise there is a buffer with
+            prompt and completion of each row, and a copy of its prompt while that is filled.
+    """
     bytes_per_token = shape.layers * 2 * shape.kv_width * bytes_per_value
-    tokens = (
-        batch.rows * (2 * batch.prompt_tokens + batch.completion_tokens)
-        + batch.prompt_count * batch.prompt_tokens
-    )
+    prompts = batch.prompt_count * batch.prompt_tokens
+    if shares_prompts:
+        tokens = prompts + decoding_rows(batch.rows) * batch.completion_tokens
+    else:
+        tokens = prompts + batch.rows * (2 * batch.prompt_tokens + batch.completion_tokens)
     return float(tokens * bytes_per_token)
+
+
+def packed_copy_bytes(shape: ModelShape, quantization: Quantization) -> float:
+    """Most bytes of the copies of float32 weights that sampling on the CPU multiplies by.
+
+    Layers are copied first, each as far as it is not packed already, then the output layer.
+    """
+    sizes = shape.linear_shapes().values()
+    layer = sum(inputs * outputs for inputs, outputs in sizes) if quantization == "none" else 0
+    count = shape.layers * layer + shape.vocabulary * shape.hidden
+    return float(min(4 * count, PACKED_BYTES))
 
 
 def sampling_copy_bytes(shape: ModelShape, number_format: SamplingWeights) -> float:

@@ -39,8 +39,7 @@ def test_a_chat_with_an_adapter_holds_one_model_and_the_cache_of_its_conversatio
     parts = items(inference_memory.plan_chat(mac(), "mps", 1000))
     assert parts["policy"] == 4_022_468_096 * 2
     assert inference_memory.MODEL_COPY not in parts
-    # The conversation is read once and copied into a buffer with room for the answer.
-    assert parts["KV cache"] == (3 * 1000 + 512) * TOKEN
+    assert parts["KV cache"] == (1000 + 512) * TOKEN
     assert parts["attention matrices"] == 32 * 1000 * 1000 * 6
 
 
@@ -64,7 +63,7 @@ def test_an_evaluation_holds_one_model_and_the_rows_that_it_samples_at_a_time() 
     parts = items(
         inference_memory.plan_evaluation(config, "mps", config.prompts.held_out(), samples=4)
     )
-    assert parts["KV cache"] == (4 * (2 * 64 + 512) + 64) * TOKEN
+    assert parts["KV cache"] == (4 * 512 + 64) * TOKEN
     assert parts["logits"] == 6 * 4 * 151_936 * 4
     assert {"gradients", "optimizer", "activations"}.isdisjoint(parts)
 

@@ -154,10 +154,10 @@ def test_an_evaluation_samples_as_many_rows_at_a_time_as_planned_with_the_planne
     class RecordingDecoder(Decoder):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            given = [*arguments[1], *arguments[2]]
-            buffers = [*self._keys, *self._values]
-            size = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *buffers))
-            held.append((self._rows, size))
+            prompts, own = arguments[1], self._key_values
+            tensors = [*prompts.keys, *prompts.values, *own._keys, *own._values]
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            held.append((len(prompts.prompt_of), size))
 
     monkeypatch.setattr(rollout, "Decoder", RecordingDecoder)
     monkeypatch.setattr(answers, "length_bucket", lambda device: bucket)
@@ -181,5 +181,4 @@ def test_an_evaluation_samples_as_many_rows_at_a_time_as_planned_with_the_planne
     assert shape is not None
     padded = -(-prompt_tokens // bucket) * bucket
     batch = RowBatch(5, 8, padded, -(-16 // bucket) * bucket)
-    prefill = padded * shape.layers * 2 * shape.kv_width * 4
-    assert held[0][1] + prefill == terms.kv_cache_bytes(shape, batch, 4)
+    assert held[0][1] == terms.kv_cache_bytes(shape, batch, 4, shares_prompts=True)

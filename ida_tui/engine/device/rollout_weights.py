@@ -13,10 +13,9 @@ from functools import cache
 import torch
 from torch.nn import functional
 
+from ida_tui.config.devices import PACKED_BYTES
 from ida_tui.engine.device.onednn import has_onednn
 
-PACKED_BYTES = 512 * 2**20
-"""Limit of all copies of a rollout; further weights are multiplied as they are."""
 MIN_PACKED_WEIGHT, MIN_PACKED_ROWS = 2**16, 8
 """A smaller weight times fewer rows is multiplied as it is: calling oneDNN would take longer."""
 
@@ -28,7 +27,7 @@ class RolloutWeights:
     """Makes the products of one rollout.
 
     Args:
-        limit_bytes: limit of all copies.
+        limit_bytes: limit of all copies; further weights are multiplied as they are.
     """
 
     def __init__(self, limit_bytes: int = PACKED_BYTES) -> None:

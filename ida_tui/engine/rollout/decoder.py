@@ -1,25 +1,33 @@
 """Single-token decoder for the model families of `families` that uses their weights without their modules.
 
 Generating a token has to read every weight once. On a small machine the dispatch overhead of the transformers
-and PEFT modules doubles that cost. `Decoder` uses the same weights with fewer calls: keys and values are
-written in place into one buffer per rollout, finished rows are dropped, and a LoRA adapter is applied as two
-low-rank products. The adapter is never merged into the base model, because merging and unmerging drifts.
+and PEFT modules doubles that cost. `Decoder` uses the same weights with fewer calls, from copies in the
+fastest layout (`rollout_weights`) that include a LoRA adapter. The model's own weights are never merged,
+because merging and unmerging drifts. Where there is no copy, the adapter is two low-rank products.
+
+Rows that have ended are computed until enough of them have ended: the time of a token hardly depends on a few
+rows, and every number of rows needs kernels of its own (`config.devices.decoding_rows`).
 
 `decoder_support.unsupported_reason` says why transformers has to generate instead for any other model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from ida_tui.config.devices import decoding_rows
 from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
 from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
 from ida_tui.engine.device.rollout_weights import RolloutWeights
 from ida_tui.engine.rollout.decoder_layer import DecoderLayer, linear_projection, rms_norm
+from ida_tui.engine.rollout.key_values import PromptKeyValues, RolloutKeyValues
+
+MIN_PACKED_TOKENS = 16
+"""A rollout with fewer tokens ends before packed weights have saved the time of packing them."""
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of some positions."""
@@ -35,9 +43,7 @@ class Decoder:
 
     Args:
         model: the policy with its current weights, which `decoder_support.unsupported_reason` accepts.
-        keys: the prompts' keys, one tensor per layer, (rows, key-value heads, tokens, head size).
-        values: the prompts' values, in the same shape.
-        padding: (rows, tokens), true for a token and false for padding on the left; None if no row is padded.
+        prompts: keys and values of the prompts.
         max_new_tokens: maximum number of tokens after the prompt.
         bucket: attention lengths are rounded up to a multiple of this. Values above 1 are for devices that
             compile a kernel and reserve memory for every new length (Metal).
@@ -47,9 +53,7 @@ class Decoder:
     def __init__(
         self,
         model: Any,
-        keys: Sequence[torch.Tensor],
-        values: Sequence[torch.Tensor],
-        padding: torch.Tensor | None,
+        prompts: PromptKeyValues,
         max_new_tokens: int,
         bucket: int = 1,
         weights: RolloutWeights | None = None,
@@ -58,75 +62,62 @@ class Decoder:
         base = unwrap_peft(model)
         config = base.config
         self._kv_heads = config.num_key_value_heads
-        self._head_size = keys[0].shape[-1]
+        self._head_size = prompts.keys[0].shape[-1]
         self._queries_per_kv_head = config.num_attention_heads // self._kv_heads
         self._embedding = base.model.embed_tokens.weight
         self._embedding_scale = embedding_scale(base.model.embed_tokens, base.model)
         self._norm = rms_norm(base.model.norm, FAMILIES[config.model_type].norm_offset)
         self._rotary = base.model.rotary_emb
         self._rotary_kinds = rotary_kinds(config)
-        weights = RolloutWeights() if weights is None else weights
+        rows = len(prompts.prompt_of)
+        if weights is None:
+            packs = rows > 1 and max_new_tokens >= MIN_PACKED_TOKENS
+            weights = RolloutWeights() if packs else RolloutWeights(0)
         self._layers = [
             DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
         ]
-        self._head = linear_projection([base.lm_head], weights)
-        rows, _, length, _ = keys[0].shape
-        self._rows, self._length, self._bucket = rows, length, bucket
-        max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
-        self._keys = [_kv_buffer(tensor, max_new_tokens) for tensor in keys]
-        self._values = [_kv_buffer(tensor, max_new_tokens) for tensor in values]
-        self._mask: torch.Tensor | None = None
-        lengths = torch.full((rows,), length, device=keys[0].device)
-        if padding is None and bucket > 1:
-            padding = torch.ones(rows, length, dtype=torch.bool, device=keys[0].device)
-        if padding is not None:
-            # With buckets, positions that are not written yet must be masked.
-            self._mask = functional.pad(padding, (0, max_new_tokens), value=bucket == 1)[
-                :, None, None, :
-            ]
-            lengths = padding.sum(dim=1)
-        self._positions = lengths
+        self._head = linear_projection([self._parts.head], weights)
+        self._rows = self._first_rows(rows)
+        """Rows that are computed, which includes rows that have ended."""
+        self._slots = list(range(rows))
+        """Which of them the remaining rows are, in ascending order."""
+        self._positions = functional.pad(prompts.row_lengths(), (0, self._rows - rows))
+        self._allocate(prompts, max_new_tokens, bucket)
+
+    def _first_rows(self, rows: int) -> int:
+        """Number of rows that are computed at first."""
+        return decoding_rows(rows)
+
+    def _allocate(self, prompts: PromptKeyValues, max_new_tokens: int, bucket: int) -> None:
+        self._key_values = RolloutKeyValues(prompts, self._rows, max_new_tokens, bucket)
 
     def keep_rows(self, rows: list[int]) -> None:
-        """Keep only these rows, given in ascending order, and move them up."""
-        length = self._length
-        for tensor in (*self._keys, *self._values):
-            for target, source in enumerate(rows):
-                if target != source:
-                    tensor[target, :, :length].copy_(tensor[source, :, :length])
-        index = torch.tensor(rows, device=self._positions.device)
-        self._positions = self._positions[index]
-        if self._mask is not None:
-            self._mask = self._mask[index]
-        self._rows = len(rows)
+        """Keep only these of the remaining rows, given in ascending order."""
+        self._slots = [self._slots[row] for row in rows]
+        fewer = decoding_rows(len(rows))
+        if fewer < self._rows:
+            self._key_values.keep_rows(self._slots, fewer)
+            positions = self._positions[self._slots]
+            self._positions = functional.pad(positions, (0, fewer - len(rows)))
+            self._rows, self._slots = fewer, list(range(len(rows)))
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, (rows,), and return the next logits, (rows, vocabulary)."""
-        rows, position = self._rows, self._length
-        self._length += 1
+        in_front = self._slots[-1] == len(self._slots) - 1
+        slots = torch.tensor(self._slots, device=tokens.device)
+        if len(tokens) < self._rows:
+            tokens = tokens.new_zeros(self._rows).index_copy_(0, slots, tokens)
         rotations = {kind: self._rotation(kind) for kind in self._rotary_kinds}
         self._positions = self._positions + 1
-        end = _round_up(self._length, self._bucket)
-        mask = None if self._mask is None else self._mask[:, :, :, :end]
-        if mask is not None and self._bucket > 1:
-            mask[:, :, :, position] = True
+        self._key_values.add_token()
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            layer, keys, values = self._layers[index], self._keys[index], self._values[index]
-            keys[:rows, :, position] = k
-            values[:rows, :, position] = v
-            # A token sees the last tokens of a window only.
-            start = 0 if layer.window is None else max(0, self._length - layer.window)
-            return functional.scaled_dot_product_attention(
-                q,
-                keys[:rows, :, start:end],
-                values[:rows, :, start:end],
-                attn_mask=None if mask is None else mask[:, :, :, start:],
-                scale=layer.attention_scale,
-            )
+            layer = self._layers[index]
+            return self._key_values.attend(index, q, k, v, layer.attention_scale, layer.window)
 
-        return self._next_logits(tokens, rotations, attend)
+        logits = self._next_logits(tokens, rotations, attend)
+        return logits[: len(self._slots)] if in_front else logits[slots]
 
     def _next_logits(
         self, tokens: torch.Tensor, rotations: Mapping[str, Rotation], attend: Attention
@@ -170,15 +161,3 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
         return torch.cat((_rotate(x[..., :size], cos, sin), x[..., size:]), dim=-1)
     half = size // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
-
-
-def _kv_buffer(prompt: torch.Tensor, extra_tokens: int) -> torch.Tensor:
-    """Copy the prompt's keys or values into a buffer with space for this many more tokens."""
-    rows, heads, length, size = prompt.shape
-    buffer = prompt.new_zeros(rows, heads, length + extra_tokens, size)
-    buffer[:, :, :length] = prompt
-    return buffer
-
-
-def _round_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

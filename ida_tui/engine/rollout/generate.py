@@ -12,6 +12,7 @@ from ida_tui.config.sections.training import SamplingWeights
 from ida_tui.engine.device.cuda_graph import GraphChoice
 from ida_tui.engine.device.low_precision import LowPrecisionWeights
 from ida_tui.engine.rollout.decoder import Decoder
+from ida_tui.engine.rollout.key_values import PromptKeyValues
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
 from ida_tui.engine.rollout.static_decoder import StaticDecoder
@@ -216,18 +217,17 @@ def _prefill(
         logits_to_keep=1,
     )
     index = torch.tensor(prompt_of, device=device)
-    arguments = (
-        model,
-        [layer.keys[index] for layer in cache.layers],
-        [layer.values[index] for layer in cache.layers],
-        mask.bool()[index] if padded else None,
-        max_new_tokens,
+    prompts = PromptKeyValues(
+        [layer.keys for layer in cache.layers],
+        [layer.values for layer in cache.layers],
+        mask.bool() if padded else None,
+        prompt_of,
     )
     if graphs is not None:
-        decoder: Decoder = StaticDecoder(*arguments, graphs=graphs)
+        decoder: Decoder = StaticDecoder(model, prompts, max_new_tokens, graphs=graphs)
     else:
         copies = None if weights == "model" else LowPrecisionWeights(weights)
-        decoder = Decoder(*arguments, bucket, copies)
+        decoder = Decoder(model, prompts, max_new_tokens, bucket, copies)
     logits = out.logits[:, -1][index]
     seen = None
     if sampler.needs_history:

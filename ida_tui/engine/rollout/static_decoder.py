@@ -6,7 +6,7 @@ ended until half of its rows have. What changes from token to token is in tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ida_tui.engine.device.cuda_graph import GraphChoice, Step
 from ida_tui.engine.rollout.decoder import Decoder
+from ida_tui.engine.rollout.key_values import PromptKeyValues, round_up
 
 LENGTH_BUCKET = 64
 """The buffer's length is a multiple of this, which suits the kernels of attention."""
@@ -23,63 +24,69 @@ class StaticDecoder(Decoder):
     """Decodes the rows of one rollout.
 
     Args:
-        model: as for `Decoder`, like the next four.
-        keys: the prompts' keys.
-        values: the prompts' values.
-        padding: true for a token and false for padding.
-        max_new_tokens: maximum number of tokens after the prompt.
+        model: as of `Decoder`.
+        prompts: as of `Decoder`.
+        max_new_tokens: as of `Decoder`.
         graphs: whether its steps run as graphs.
     """
 
     def __init__(
-        self,
-        model: Any,
-        keys: Sequence[torch.Tensor],
-        values: Sequence[torch.Tensor],
-        padding: torch.Tensor | None,
-        max_new_tokens: int,
-        graphs: GraphChoice,
+        self, model: Any, prompts: PromptKeyValues, max_new_tokens: int, *, graphs: GraphChoice
     ) -> None:
-        super().__init__(model, keys, values, padding, max_new_tokens, bucket=LENGTH_BUCKET)
-        device = self._positions.device
+        super().__init__(model, prompts, max_new_tokens, LENGTH_BUCKET)
         self._graphs = graphs
         self._run: Step | None = None
-        self._cursor = torch.tensor([self._length], device=device)
-        self._columns = torch.arange(self._keys[0].shape[2], device=device)
+
+    def _first_rows(self, rows: int) -> int:
+        return rows
+
+    def _allocate(self, prompts: PromptKeyValues, max_new_tokens: int, bucket: int) -> None:
+        """Make one buffer for the keys and values of each row's prompt and own tokens."""
+        device, length = self._positions.device, prompts.length
+        capacity = round_up(length + max_new_tokens, bucket)
+        index = torch.tensor(prompts.prompt_of, device=device)
+        more = (0, 0, 0, capacity - length)
+        self._keys = [functional.pad(keys[index], more) for keys in prompts.keys]
+        self._values = [functional.pad(values[index], more) for values in prompts.values]
+        padding = prompts.padding
+        if padding is None:
+            padding = torch.ones(len(prompts.keys[0]), length, dtype=torch.bool, device=device)
+        # Positions that are not written yet are masked.
+        self._mask = functional.pad(padding[index], (0, capacity - length))[:, None, None, :]
+        self._cursor = torch.tensor([length], device=device)
+        self._columns = torch.arange(capacity, device=device)
         self._tokens = torch.zeros_like(self._positions)
-        self._slots = torch.arange(self._rows, device=device)
+        self._places = torch.arange(self._rows, device=device)
         """Where each remaining row is in the buffers."""
 
     def keep_rows(self, rows: list[int]) -> None:
         """Keep only these rows, given in ascending order; once half have ended, move the others up."""
-        self._slots = self._slots[torch.tensor(rows, device=self._slots.device)]
+        self._places = self._places[torch.tensor(rows, device=self._places.device)]
         capacity = len(self._tokens)
         while len(rows) <= capacity // 2:
             capacity //= 2
         if capacity == len(self._tokens):
             return
         # Slots beyond the remaining rows hold copies of the first one.
-        kept = functional.pad(self._slots, (0, capacity - len(rows)), value=int(self._slots[0]))
-        assert self._mask is not None
+        kept = functional.pad(self._places, (0, capacity - len(rows)), value=int(self._places[0]))
         self._keys = [tensor[kept] for tensor in self._keys]
         self._values = [tensor[kept] for tensor in self._values]
         self._mask, self._positions = self._mask[kept], self._positions[kept]
         self._tokens = self._tokens[kept]
-        self._slots = torch.arange(len(rows), device=self._slots.device)
+        self._places = torch.arange(len(rows), device=self._places.device)
         self._run = None
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, (rows,), and return the next logits, (rows, vocabulary)."""
-        self._tokens[self._slots] = tokens
+        self._tokens[self._places] = tokens
         if self._run is None:
             self._run = self._graphs.prepare(self._static_step, self._restorer())
-        return self._run()[self._slots]
+        return self._run()[self._places]
 
     def _static_step(self) -> torch.Tensor:
         """The step of the rows in all slots, on tensors that stay the same ones."""
         rotations = {kind: self._rotation(kind) for kind in self._rotary_kinds}
         mask, cursor = self._mask, self._cursor
-        assert mask is not None
         mask.index_fill_(3, cursor, True)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -100,7 +107,6 @@ class StaticDecoder(Decoder):
 
     def _restorer(self) -> Callable[[], None]:
         """A function that undoes steps from here on; keys and values are written again by the next one."""
-        assert self._mask is not None
         state = [(tensor, tensor.clone()) for tensor in (self._cursor, self._positions, self._mask)]
 
         def restore() -> None:
