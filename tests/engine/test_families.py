@@ -24,7 +24,7 @@ from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.trainer import scoring_probe
 
-VOCABULARY, EOS, PAD, TEMPERATURE, WIDTH = 101, 100, 0, 0.8, 14
+VOCABULARY, EOS, PAD, TEMPERATURE, WIDTH = 101, 100, 0, 0.8, 18
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]] * 2 + [[21, 22, 23]] + [[31, 32, 33, 34, 35, 36]]
 LENGTHS = [14, 3, 9, 6]
 SHAPE: dict[str, Any] = {
