@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ WAITING_DEFAULTS = {
     "KMP_BLOCKTIME": "1",
 }
 """How threads wait, unless the user has set `OMP_WAIT_POLICY`."""
+LOGGER_PACKAGES = ("wandb", "trackio", "comet_ml")
 METAL_HIGH = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
 METAL_LOW = "PYTORCH_MPS_LOW_WATERMARK_RATIO"
 LIBRARY_LOGGERS = (
@@ -145,6 +147,22 @@ def capture_library_output(emit: Callable[[Noticed], object]) -> Iterator[None]:
         finally:
             for logger, handlers, propagate in previous:
                 logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextmanager
+def without_loggers() -> Iterator[None]:
+    """Inside the block, TRL and transformers do not find the packages that log to other programs.
+
+    They would import each one that is installed, which takes a second, although their own logging is off:
+    events go to W&B and Trackio through `events.sinks`. Python finds no module whose entry is None.
+    """
+    hidden = [name for name in LOGGER_PACKAGES if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextmanager

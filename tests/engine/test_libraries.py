@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,16 @@ def test_a_local_model_turns_the_hub_off(
 
 def test_freed_memory_is_retained_only_with_glibc() -> None:
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_the_libraries_do_not_find_the_packages_that_log_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imported = types.ModuleType("trackio")
+    monkeypatch.setitem(sys.modules, "trackio", imported)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with libraries.without_loggers():
+        assert importlib.util.find_spec("wandb") is None
+        assert sys.modules["trackio"] is imported, "a package that is in use stays"
+    assert "wandb" not in sys.modules
+    assert sys.modules["trackio"] is imported

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from ida_tui.config.devices import decoding_rows
 from ida_tui.engine.architecture.families import FAMILIES, embedding_scale, rotary_kinds
-from ida_tui.engine.architecture.parts import CausalParts, unwrap_peft
+from ida_tui.engine.architecture.parts import CausalParts, longest_exact_sequence, unwrap_peft
 from ida_tui.engine.device.rollout_weights import RolloutWeights
-from ida_tui.engine.rollout.decoder_layer import DecoderLayer, linear_projection, rms_norm
+from ida_tui.engine.rollout.decoder_layer import DecoderLayer, projection, rms_norm
 from ida_tui.engine.rollout.key_values import PromptKeyValues, RolloutKeyValues
 
 MIN_PACKED_TOKENS = 16
@@ -77,12 +77,16 @@ class Decoder:
             DecoderLayer.from_module(config, layer, index, weights)
             for index, layer in enumerate(base.model.layers)
         ]
-        self._head = linear_projection([self._parts.head], weights)
+        self._head = projection(self._parts.head, weights)
         self._rows = self._first_rows(rows)
         """Rows that are computed, which includes rows that have ended."""
         self._slots = list(range(rows))
         """Which of them the remaining rows are, in ascending order."""
         self._positions = functional.pad(prompts.row_lengths(), (0, self._rows - rows))
+        positions = prompts.length + max_new_tokens
+        # Beyond this length some rotary embeddings change for all positions, and transformers samples.
+        positions = min(positions, longest_exact_sequence(model) or positions)
+        self._rotations = {kind: self._rotations_of(kind, positions) for kind in self._rotary_kinds}
         self._allocate(prompts, max_new_tokens, bucket)
 
     def _first_rows(self, rows: int) -> int:
@@ -134,23 +138,26 @@ class Decoder:
         if self._embedding_scale != 1.0:
             x = x * self._embedding_scale
         for index, layer in enumerate(self._layers):
-            q, k, v = layer.attention_in(layer.norm_in(x))
-            q, k = layer.split_q(q), layer.split_k(k)
+            q_and_k, v = layer.attention_in(layer.norm_in(x))
             if layer.rotary is not None:
-                rotated = _rotate(torch.cat((q, k), dim=1), *rotations[layer.rotary])
-                q, k = torch.split(rotated, [q.shape[1], self._kv_heads], dim=1)
+                q_and_k = _rotate(q_and_k, *rotations[layer.rotary])
+            q, k = q_and_k[:, : -self._kv_heads], q_and_k[:, -self._kv_heads :]
             # Group the queries by key-value head, so that keys and values are not repeated in memory.
             q = q.reshape(rows, self._kv_heads, self._queries_per_kv_head, self._head_size)
-            attended = attend(index, q, k, v.view(rows, self._kv_heads, self._head_size))
+            attended = attend(index, q, k, v)
             x = x + layer.attention_out(attended.reshape(rows, -1))
             x = x + layer.mlp(layer.norm_mlp(x))
-        (logits,) = self._head(self._norm(x))
-        return self._parts.transformed(logits)
+        return self._parts.transformed(self._head(self._norm(x)))
 
     def _rotation(self, kind: str) -> Rotation:
         """Cosines and sines of the rows' positions, (rows, 1, rotated size) each."""
-        keys = (kind,) if kind else ()
-        cos, sin = self._rotary(self._embedding, self._positions[:, None], *keys)
+        cos, sin = self._rotations[kind]
+        return cos[self._positions], sin[self._positions]
+
+    def _rotations_of(self, kind: str, positions: int) -> Rotation:
+        """Cosines and sines of the first positions, (positions, 1, rotated size) each."""
+        every = torch.arange(positions, device=self._embedding.device)[:, None]
+        cos, sin = self._rotary(self._embedding, every, *((kind,) if kind else ()))
         return cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
 
 

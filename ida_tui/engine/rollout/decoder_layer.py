@@ -26,11 +26,9 @@ class DecoderLayer:
     """Functions and numbers of one transformer layer, in the terms of `families`."""
 
     norm_in: Function
-    attention_in: Projection
-    """Queries, keys and values, (rows, heads * head size) each."""
-    split_q: Function
-    split_k: Function
-    """Heads of the queries and keys, (rows, heads, head size), normalized if the family does."""
+    attention_in: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    """Heads of the queries, followed by those of the keys, and heads of the values, (rows, heads, head size)
+    each; queries and keys are normalized if the family does."""
     attention_out: Function
     """The output of the attention as it is added to the layer's input."""
     norm_mlp: Function
@@ -54,17 +52,11 @@ class DecoderLayer:
         """
         described = describe_layer(config, layer, index)
         offset, scale = described.family.norm_offset, described.residual_scale
-        head_size = layer.self_attn.head_dim
-        q_size, kv_size = (
-            heads * head_size for heads in (config.num_attention_heads, config.num_key_value_heads)
-        )
-        out = linear_projection([described.attention_out], weights)
+        out = projection(described.attention_out, weights)
         return cls(
             norm_in=rms_norm(described.norm_in, offset),
-            attention_in=_parts(described.attention_in, (q_size, kv_size, kv_size), weights),
-            split_q=_split_heads(described.norm_q, head_size, offset),
-            split_k=_split_heads(described.norm_k, head_size, offset),
-            attention_out=_added(lambda x: out(x)[0], described.norm_attended, offset, scale),
+            attention_in=_attention_in(config, described, layer.self_attn.head_dim, weights),
+            attention_out=_added(out, described.norm_attended, offset, scale),
             norm_mlp=rms_norm(described.norm_mlp, offset),
             mlp=_added(_mlp(described, weights), described.norm_fed, offset, scale),
             attention_scale=described.attention_scale,
@@ -73,18 +65,70 @@ class DecoderLayer:
         )
 
 
+def _attention_in(
+    config: Any, described: LayerDescription, head_size: int, weights: RolloutWeights
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Queries with keys, and values, as `DecoderLayer.attention_in` returns them."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    norm_q, norm_k, offset = described.norm_q, described.norm_k, described.family.norm_offset
+    linears = described.attention_in
+    joint = joint_projection(linears, weights)
+    if joint is not None and all(_is_of_heads(norm, head_size) for norm in (norm_q, norm_k)):
+        normalize = _joint_norm((norm_q, heads), (norm_k, kv_heads), offset)
+
+        def joint_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            qkv = joint(x).view(len(x), -1, head_size)
+            return normalize(qkv[:, : heads + kv_heads]), qkv[:, heads + kv_heads :]
+
+        return joint_heads
+    sizes = [count * head_size for count in (heads, kv_heads, kv_heads)]
+    parts = _separate_projections(linears) if joint is None else _split(joint, sizes)
+    split_q, split_k = (_split_heads(norm, head_size, offset) for norm in (norm_q, norm_k))
+
+    def separate_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q, k, v = parts(x)
+        return torch.cat((split_q(q), split_k(k)), dim=1), v.view(len(x), kv_heads, head_size)
+
+    return separate_heads
+
+
 def _parts(linears: Sequence[Any], sizes: Sequence[int], weights: RolloutWeights) -> Projection:
     """The outputs of several linear layers, or of one that computes all of them, of these sizes."""
-    product = linear_projection(linears, weights)
-    if len(linears) == len(sizes):
-        return product
-    return lambda x: torch.split(product(x)[0], list(sizes), dim=-1)
+    joint = joint_projection(linears, weights)
+    return _separate_projections(linears) if joint is None else _split(joint, sizes)
+
+
+def _split(joint: Function, sizes: Sequence[int]) -> Projection:
+    """The parts of a joint output, of these sizes."""
+    return lambda x: torch.split(joint(x), list(sizes), dim=-1)
+
+
+def _is_of_heads(norm: Any, head_size: int) -> bool:
+    """Whether a norm, which may be None, is one over each head."""
+    return norm is None or norm.weight.numel() == head_size
+
+
+def _joint_norm(q: tuple[Any, int], k: tuple[Any, int], offset: float) -> Function:
+    """The norms of the heads of queries and keys, a module and a number of heads each, as one operation."""
+    (norm_q, q_heads), (norm_k, k_heads) = q, k
+    if norm_q is None or norm_k is None:
+        return _norm_of_parts(rms_norm(norm_q, offset), rms_norm(norm_k, offset), q_heads)
+    if _epsilon(norm_q) != _epsilon(norm_k) or norm_q.weight.dtype != torch.float32:
+        return _norm_of_parts(rms_norm(norm_q, offset), rms_norm(norm_k, offset), q_heads)
+    weight = torch.cat(
+        (norm_q.weight.detach().expand(q_heads, -1), norm_k.weight.detach().expand(k_heads, -1))
+    )
+    return _scaled_norm(weight + offset, _epsilon(norm_q))
+
+
+def _norm_of_parts(norm_q: Function, norm_k: Function, q_heads: int) -> Function:
+    return lambda x: torch.cat((norm_q(x[:, :q_heads]), norm_k(x[:, q_heads:])), dim=1)
 
 
 def _split_heads(norm: Any, head_size: int, offset: float) -> Function:
     """Split (rows, heads * head size) into heads, with the norm over each head or over all of them."""
     normalize = rms_norm(norm, offset)
-    if norm is None or norm.weight.numel() == head_size:
+    if _is_of_heads(norm, head_size):
         return lambda x: normalize(x.view(len(x), -1, head_size))
     return lambda x: normalize(x).view(len(x), -1, head_size)
 
@@ -103,12 +147,12 @@ def _mlp(described: LayerDescription, weights: RolloutWeights) -> Function:
         return lambda x: described.mlp(x[:, None])[:, 0]
     width = described.mlp_out[0].in_features
     gate_and_up = _parts(described.mlp_in, (width, width), weights)
-    down = linear_projection(described.mlp_out, weights)
+    down = projection(described.mlp_out[0], weights)
     activate = _activation(described.mlp)
 
     def mlp(x: torch.Tensor) -> torch.Tensor:
         gate, up = gate_and_up(x)
-        return down(activate(gate).mul_(up))[0]
+        return down(activate(gate).mul_(up))
 
     return mlp
 
@@ -119,16 +163,32 @@ def _activation(mlp: Any) -> Function:
     return functional.silu if isinstance(module, torch.nn.SiLU) else module
 
 
-def linear_projection(linears: Sequence[Any], weights: RolloutWeights) -> Projection:
-    """Apply these layers to one input, if possible with one copy of their weights that includes the adapters.
+def joint_projection(linears: Sequence[Any], weights: RolloutWeights) -> Function | None:
+    """The outputs of these layers side by side, by one product; None if they need several.
 
-    Otherwise the A matrices of their adapters are multiplied as one.
+    That is a single layer, or a copy of the weights of all layers that includes their adapters.
     """
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
-    adapters = [_adapter_matrices(linear) for linear in linears]
     is_packed = any(isinstance(base, PackedLinear) for base in bases)
     if not is_packed and weights.accepts([base.weight for base in bases]):
-        return _fused_projection(bases, adapters, weights)
+        return _fused_projection(bases, [_adapter_matrices(linear) for linear in linears], weights)
+    if len(linears) > 1:
+        return None
+    separate = _separate_projections(linears)
+    return lambda x: separate(x)[0]
+
+
+def projection(linear: Any, weights: RolloutWeights) -> Function:
+    """Apply one layer, with a copy of its weight or with the weight itself."""
+    product = joint_projection([linear], weights)
+    assert product is not None
+    return product
+
+
+def _separate_projections(linears: Sequence[Any]) -> Projection:
+    """Apply these layers with their own weights. The A matrices of their adapters are multiplied as one."""
+    bases = [getattr(linear, "base_layer", linear) for linear in linears]
+    adapters = [_adapter_matrices(linear) for linear in linears]
     if not any(adapters):
         return lambda x: tuple(_product(base, x) for base in bases)
     dtype = bases[0].dtype if isinstance(bases[0], PackedLinear) else bases[0].weight.dtype
@@ -149,8 +209,8 @@ def linear_projection(linears: Sequence[Any], weights: RolloutWeights) -> Projec
 
 def _fused_projection(
     bases: Sequence[Any], adapters: Sequence[Adapter | None], weights: RolloutWeights
-) -> Projection:
-    """Apply these layers and their adapters with a single product."""
+) -> Function:
+    """Apply these layers and their adapters with a single product; the outputs are side by side."""
     sizes = [base.weight.shape[0] for base in bases]
     weight = torch.cat([base.weight.detach() for base in bases])
     for rows, adapter in zip(torch.split(weight, sizes), adapters, strict=True):
@@ -166,10 +226,7 @@ def _fused_projection(
                 for base, size in biases
             ]
         )
-    product = weights.product(weight, bias)
-    if len(sizes) == 1:
-        return lambda x: (product(x),)
-    return lambda x: torch.split(product(x), sizes, dim=-1)
+    return weights.product(weight, bias)
 
 
 def _product(base: Any, x: torch.Tensor) -> torch.Tensor:
@@ -193,11 +250,29 @@ def rms_norm(norm: Any, offset: float = 0.0) -> Function:
     """RMS norm over the last dimension, with a number added to its weight; the identity for None."""
     if norm is None:
         return lambda x: x
-    weight = norm.weight.detach()
-    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    weight, epsilon = norm.weight.detach(), _epsilon(norm)
     shape = tuple(weight.shape)
     if offset:  # Gemma multiplies in float32
         weight = weight.float() + offset
     elif weight.dtype != torch.float32:
         return lambda x: weight * functional.rms_norm(x.float(), shape, None, epsilon).to(x.dtype)
+    if norm.weight.dtype == torch.float32 and weight.device.type == "cpu":
+        return _scaled_norm(weight, epsilon)
     return lambda x: functional.rms_norm(x.float(), shape, weight, epsilon).to(x.dtype)
+
+
+def _epsilon(norm: Any) -> float:
+    """The number that a norm adds to the mean of the squares."""
+    epsilon: float = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return epsilon
+
+
+def _scaled_norm(weight: torch.Tensor, epsilon: float) -> Function:
+    """RMS norm in float32 by four operations; torch's own has seven on a CPU."""
+    size, added = weight.shape[-1], torch.tensor(epsilon, device=weight.device)
+
+    def normalize(x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * torch.addcmul(added, norm, norm, value=1 / size).rsqrt_()).mul_(weight)
+
+    return normalize

@@ -326,9 +326,12 @@ class RunLoop:
         """
         # These modules import torch. The preflight has set the environment variables that torch reads.
         from ida_tui.engine import libraries
-        from ida_tui.engine.run import build
 
         run = self.context
+        # A sink imports its package in a thread of its own, perhaps at this moment.
+        hides_loggers = not run.config.report_to
+        with libraries.without_loggers() if hides_loggers else contextlib.nullcontext():
+            from ida_tui.engine.run import build
         stack.enter_context(libraries.capture_library_output(run.emit))
         stack.enter_context(plugin_output_log(run.directory.logs / "plugin.txt"))
         stack.enter_context(prevent_sleep())
