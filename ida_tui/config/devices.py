@@ -13,6 +13,8 @@ METAL_LENGTH_BUCKET = 64
 
 PACKED_BYTES = 512 * 2**20
 """Limit of the copies of weights that a rollout on the CPU multiplies by."""
+MAX_PACKED_WEIGHT = 128 * 2**20
+"""Largest weight that is copied, in bytes. A copy of a larger output layer would be most of a step's peak."""
 
 
 def decoding_rows(rows: int) -> int:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ida_tui.config.conversation import longest_prompt_characters
-from ida_tui.config.devices import METAL_LENGTH_BUCKET, PACKED_BYTES, decoding_rows
+from ida_tui.config.devices import (
+    MAX_PACKED_WEIGHT,
+    METAL_LENGTH_BUCKET,
+    PACKED_BYTES,
+    decoding_rows,
+)
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.schema import Config, DeviceName, Prompt, Quantization
 from ida_tui.config.sections.training import SamplingWeights
@@ -122,12 +127,13 @@ def kv_cache_bytes(
 def packed_copy_bytes(shape: ModelShape, quantization: Quantization) -> float:
     """Most bytes of the copies of float32 weights that sampling on the CPU multiplies by.
 
-    Layers are copied first, each as far as it is not packed already, then the output layer.
+    Layers are copied first, each as far as it is not packed already, then an output layer of moderate size.
     """
     sizes = shape.linear_shapes().values()
     layer = sum(inputs * outputs for inputs, outputs in sizes) if quantization == "none" else 0
-    count = shape.layers * layer + shape.vocabulary * shape.hidden
-    return float(min(4 * count, PACKED_BYTES))
+    head = 4 * shape.vocabulary * shape.hidden
+    copies = 4 * shape.layers * layer + (head if head <= MAX_PACKED_WEIGHT else 0)
+    return float(min(copies, PACKED_BYTES))
 
 
 def sampling_copy_bytes(shape: ModelShape, number_format: SamplingWeights) -> float:

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch.nn import functional
 
-from ida_tui.config.devices import PACKED_BYTES
+from ida_tui.config.devices import MAX_PACKED_WEIGHT, PACKED_BYTES
 from ida_tui.engine.device.onednn import has_onednn
 
 MIN_PACKED_WEIGHT, MIN_PACKED_ROWS = 2**16, 8
@@ -36,7 +36,8 @@ class RolloutWeights:
     def accepts(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether one copy of these weights, (outputs, inputs) each, can be made and is within the limit."""
         size = sum(weight.numel() * weight.element_size() for weight in weights)
-        return size <= self._free_bytes and all(_is_packable(weight) for weight in weights)
+        limit = min(self._free_bytes, MAX_PACKED_WEIGHT)
+        return size <= limit and all(_is_packable(weight) for weight in weights)
 
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         """A product with a copy of this weight, (outputs, inputs), which `accepts` has accepted."""
