@@ -141,11 +141,11 @@ def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
         "training.num_generations=8",
         "training.per_device_train_batch_size=480",
     )
-    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=16"])
+    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=8"])
     events = read_until(run, "CheckpointSaved", 1)
     kill(run)
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
-    assert "the limit is 16.0 GB; a checkpoint is saved after every step" in str(warning)
+    assert "the limit is 8.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 
