@@ -99,13 +99,17 @@ def test_a_run_is_saved_when_another_process_uses_up_the_groups_memory(
     assert_saved_with_exit_4(run.returncode, out, err)
 
 
-WIDE = ("training.per_device_train_batch_size=240", "training.max_completion_length=320")
-"""Sixty groups of long answers in one pass: far more memory than the first two steps needed."""
+WIDE = (
+    "training.per_device_train_batch_size=720",
+    "training.max_completion_length=320",
+)
+"""Long answers of 720 rows in one pass: far more memory than the first two steps needed."""
 
 
 def start_and_stop_a_run() -> None:
     """Runs two steps and stops."""
-    run = start_process([*prepared_python(), "-m", "ida_tui", *LONG])
+    groups = ("training.num_generations=12", "training.per_device_train_batch_size=24")
+    run = start_process([*prepared_python(), "-m", "ida_tui", *LONG, *groups])
     read_until(run, "StepFinished", 2)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=PATIENCE_S)
@@ -137,15 +141,15 @@ def test_a_step_over_the_shells_limit_loses_nothing() -> None:
 def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
     # The plan assumes answers of maximum length; the model's answers are short.
     large_steps = (
-        "training.max_completion_length=400",
+        "training.max_completion_length=700",
         "training.num_generations=8",
         "training.per_device_train_batch_size=480",
     )
-    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=8"])
+    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=16"])
     events = read_until(run, "CheckpointSaved", 1)
     kill(run)
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
-    assert "the limit is 8.0 GB; a checkpoint is saved after every step" in str(warning)
+    assert "the limit is 16.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 
