@@ -93,8 +93,8 @@ def test_no_process_searches_the_working_folder_for_modules() -> None:
 
     assert not Path("PWNED").exists()
     for file in PACKAGE.rglob("*.py"):
-        for started in re.finditer(r"sys\.executable,\s*(\S+)", file.read_text()):
-            assert started.group(1) == '"-P",', file
+        for started in re.finditer(r"sys\.executable,\s*([^],\s]+)", file.read_text()):
+            assert started.group(1) in ('"-P"', '"-I"'), file
 
 
 def test_processes_of_libraries_do_not_search_the_working_folder_either() -> None:

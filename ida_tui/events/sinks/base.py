@@ -59,8 +59,8 @@ class Sink(Protocol):
 def step_metrics(step: ev.StepFinished) -> dict[str, float]:
     """All known metrics of a step, named as in `events.jsonl`.
 
-    The scores are named `scores/<axis>`, the seconds of each phase `seconds/<phase>`, the three
-    lengths as in `LENGTH_NAMES`.
+    The scores are named `scores/<axis>`, the seconds of each phase `seconds/<phase>` and
+    `least_seconds/<phase>`, the three lengths as in `LENGTH_NAMES`.
     """
     return dict(_iterate_metrics(step))
 

@@ -39,8 +39,8 @@ def column_names(axes: Sequence[str], *, has_kinds: bool = True) -> list[str]:
             names += [f"scores/{axis}" for axis in axes]
         elif field.name in REFUSAL_FIGURES and not has_kinds:
             continue
-        elif field.name == "seconds":
-            names += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
+        elif field.name in ("seconds", "least_seconds"):
+            names += [f"{field.name}/{phase}" for phase in get_args(ev.Phase)]
         else:
             names.append(field.name)
     return names

@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
     "gradient_accumulation_steps": 2,
     "max_completion_length": 24,
     "learning_rate": 1e-3,
+    # With AdamW's usual epsilon, a gradient of rounding noise moves a weight as far as a real one.
+    "adam_epsilon": 1e-4,
     "scale_rewards": "batch",
 }
 """Settings that the script and the profile have in common, by the same names."""
