@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -79,8 +78,10 @@ class RunController:
         run_view = self._app.run_view
         if self._app.is_headless or (run_view is not None and run_view.is_live):
             return
+        from ida_tui.system.processors import usable_processors
+
         # `ida-tui-viewer` has no libraries to import.
-        if self._prepared is not None or (os.cpu_count() or 1) < 2 or find_spec("torch") is None:
+        if self._prepared is not None or usable_processors() < 2 or find_spec("torch") is None:
             return
         from ida_tui.engine.process.engine import EngineProcess
         from ida_tui.system.memory_limit import memory_limit
@@ -88,7 +89,7 @@ class RunController:
         limit = memory_limit()
         if limit.total - limit.used < MIN_MEMORY_TO_PREPARE:
             return
-        with contextlib.suppress(OSError):  # the run reports it
+        with contextlib.suppress(IdaError):  # the run reports it
             self._prepared = EngineProcess()
             self._prepared.send("prepare")
 

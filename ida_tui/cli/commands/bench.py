@@ -10,7 +10,7 @@ from pathlib import Path
 from ida_tui.errors import ExitCode
 from ida_tui.util.paths import require_writable
 
-DEFAULT_CASES = "SmolLM2-135M-G8-T24,S-G8-T64-b0.04,S152k-G4-T64"
+DEFAULT_CASES = "SmolLM2-135M-G4-T24,S152k-G4-T64"
 
 EPILOG = """\
 examples:

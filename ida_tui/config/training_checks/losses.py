@@ -42,8 +42,9 @@ def check_loss(config: Config) -> Iterator[Finding]:
             "lower entropy_coef_min, or raise entropy_coef_max",
             "training.entropy_coef_max",
         )
-    mode = training.extra.get("vllm_importance_sampling_mode", "sequence_mask")
-    if training.loss_type == "vespo" and training.corrects_sampling and mode[:5] != "token":  # type: ignore[index]
+    mode = str(training.extra.get("vllm_importance_sampling_mode", "sequence_mask"))
+    per_token = mode.startswith("token")
+    if training.loss_type == "vespo" and training.corrects_sampling and not per_token:
         drawing = "vLLM's" if training.use_vllm else "that of sampling_weights"
         yield error_finding(
             "training.loss_type",

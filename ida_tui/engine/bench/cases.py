@@ -76,9 +76,7 @@ ALL_CASES = [
     BenchCase("0.6B", 4, 64),
 ]  # fmt: skip
 REAL_CASE = BenchCase(REAL_MODEL, 8, 48, prompts=2)
-QUICK_CASES = [
-    BenchCase(REAL_MODEL, 8, 24), BenchCase("S", 8, 64, beta=0.04), BenchCase("S152k", 4, 64),
-]  # fmt: skip
+QUICK_CASES = [BenchCase(REAL_MODEL, 4, 24), BenchCase("S152k", 4, 64)]
 
 
 def cases_by_name(names: str) -> list[BenchCase]:

@@ -4,8 +4,9 @@ default   trl.GRPOTrainer with its defaults (gradient checkpointing, batches of 
 tuned     trl.GRPOTrainer without gradient checkpointing, the full step as one batch
 ours      the fast engine of ida-tui
 
-All compute in float32 on the CPU. For TRL's trainers this module imports nothing that a plain script would
-not import, but the cases and the simulated judge.
+On the CPU, ours computes in float32. With real weights TRL's trainers compute in the number format that TRL
+chooses (bfloat16 by autocast), with random weights in float32. For them this module imports nothing that a
+plain script would not import, but the cases and the simulated judge.
 """
 
 from __future__ import annotations
@@ -72,9 +73,11 @@ def build_bench_trainer(
     model, tokenizer = _load_model(case, model_folder, device)
     rows = case.generations * case.prompts
     batch = {"default": min(8, rows), "tuned": rows, "ours": rows}[trainer_name]
+    formats = {"fp16": device == "mps", "bf16": device == "cuda"}
+    if case.is_real and device == "cpu" and trainer_name != "ours":
+        formats = {}
     arguments = GRPOConfig(
-        output_dir=str(folder), use_cpu=device == "cpu", fp16=device == "mps",
-        bf16=device == "cuda", report_to="none", save_strategy="no",
+        output_dir=str(folder), use_cpu=device == "cpu", **formats, report_to="none", save_strategy="no",
         logging_steps=1, disable_tqdm=True, max_steps=len(steps), num_generations=case.generations,
         per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch,
         max_completion_length=case.longest, beta=case.beta, learning_rate=1e-5, top_k=0,

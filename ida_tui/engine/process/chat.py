@@ -6,7 +6,7 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import Chat, ChatFailed
 from ida_tui.engine.process.engine import EngineProcess
 from ida_tui.engine.process.messages import Ask, ChatEnded, ChatRequest, NewChatEvent, StartChat
-from ida_tui.errors import IdaError, short_text
+from ida_tui.errors import IdaError
 
 
 class ProcessChat(Chat):
@@ -17,13 +17,9 @@ class ProcessChat(Chat):
     def start(self) -> None:
         """Start the process, which loads the models; returns immediately."""
         try:
-            self._engine = EngineProcess()
-        except OSError as error:
-            failure = IdaError(
-                f"the chat could not start: no process for it: {short_text(error)}",
-                "close other programs, then open the chat again",
-            )
-            self._events.put(ChatFailed(failure))
+            self._engine = EngineProcess("chat")
+        except IdaError as error:
+            self._events.put(ChatFailed(error))
             return
         self._engine.send(StartChat(self.directory, tuple(self._overrides)))
         self._thread.start()

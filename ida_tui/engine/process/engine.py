@@ -18,6 +18,8 @@ import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from ida_tui.errors import IdaError, short_text
+
 if TYPE_CHECKING:
     from ida_tui.engine.process.messages import FromEngine, ToEngine
 
@@ -28,20 +30,29 @@ PYTHON = [sys.executable, "-P"]
 class EngineProcess:
     """A process that waits for a run or a chat. It ends when that has ended, or the connection closes.
 
+    Args:
+        purpose: what the process is for, as an error says it: `run` or `chat`.
+
     Raises:
-        OSError: the system refuses another process.
+        IdaError: the system refuses another process.
     """
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*PYTHON, "-m", f"{__package__}.host"],
-                stdin=theirs.fileno(),
-                # Signals of the terminal are for the app, which decides what they mean for a run.
-                start_new_session=True,
-                env=os.environ,
-            )
+    def __init__(self, purpose: str = "run") -> None:
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*PYTHON, "-m", f"{__package__}.host"],
+                    stdin=theirs.fileno(),
+                    # Signals of the terminal are for the app, which decides what they mean for a run.
+                    start_new_session=True,
+                    env=os.environ,
+                )
+        except OSError as error:
+            raise IdaError(
+                f"the {purpose} could not start: no process for it: {short_text(error)}",
+                f"close other programs, then start the {purpose} again",
+            ) from None
         self._connection = Connection(ours.detach())
         self._messages: queue.SimpleQueue[ToEngine | None] = queue.SimpleQueue()
         self._sender = threading.Thread(

@@ -15,7 +15,7 @@ from ida_tui.engine.process.messages import (
 )
 from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.engine.session import Session
-from ida_tui.errors import IdaError, short_text
+from ida_tui.errors import IdaError
 
 
 class ProcessSession(Session):
@@ -43,11 +43,8 @@ class ProcessSession(Session):
         """Start the process and the thread; returns immediately."""
         try:
             self._engine = self._engine or EngineProcess()
-        except OSError as error:
-            self._start_error = IdaError(
-                f"the run could not start: no process for it: {short_text(error)}",
-                "close other programs, then start the run again",
-            )
+        except IdaError as error:
+            self._start_error = error
             return
         self._engine.send(StartRun(self.config, self._key, self._argv))
         self._thread.start()
