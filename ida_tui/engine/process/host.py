@@ -208,7 +208,9 @@ def main() -> None:
     while (message := app.receive()) is not None:
         match message:
             case "prepare":
-                threading.Thread(target=import_libraries, name="ida-import", daemon=True).start()
+                # Not in a second thread: two threads that import transformers at once can each find it
+                # half imported.
+                import_libraries()
             case StartRun():
                 RunHost(app, message).run()
                 break
