@@ -166,6 +166,18 @@ def without_loggers() -> Iterator[None]:
 
 
 @contextmanager
+def without_gc() -> Iterator[None]:
+    """Collect no garbage inside the block: it takes a sixth of the time of importing the libraries."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
 def frozen_gc() -> Iterator[None]:
     """Exclude all objects that exist now from garbage collection inside the block.
 

@@ -195,7 +195,7 @@ def import_libraries() -> None:
 
     libraries.set_library_defaults(None)
     switch_off_here()
-    with contextlib.suppress(Exception), libraries.without_loggers():
+    with contextlib.suppress(Exception), libraries.without_loggers(), libraries.without_gc():
         from ida_tui.engine.run import build, loop  # noqa: F401
     gc.collect()
     allocator.release_free_memory()

@@ -155,10 +155,15 @@ class Decoder:
         return cos[self._positions], sin[self._positions]
 
     def _rotations_of(self, kind: str, positions: int) -> Rotation:
-        """Cosines and sines of the first positions, (positions, 1, rotated size) each."""
+        """Cosines and sines of the first positions, (positions, 1, rotated size) each.
+
+        The sines of the first half are negative: the rotation swaps the halves and negates the second.
+        """
         every = torch.arange(positions, device=self._embedding.device)[:, None]
         cos, sin = self._rotary(self._embedding, every, *((kind,) if kind else ()))
-        return cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
+        cos, sin = cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
+        half = sin.shape[-1] // 2
+        return cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -166,5 +171,5 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     size = cos.shape[-1]
     if size < x.shape[-1]:
         return torch.cat((_rotate(x[..., :size], cos, sin), x[..., size:]), dim=-1)
-    half = size // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+    # `sin` has the signs of the rotation.
+    return torch.addcmul(x * cos, x.roll(size // 2, dims=-1), sin)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config, JudgeKey
+from ida_tui.engine import libraries
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
 from ida_tui.engine.distributed.environment import per_rank_config, process_info
@@ -121,13 +122,16 @@ def train(
     process = process_info()
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
     announce_run(process, offline=config.model.folder() is not None)
-    preflight = run_preflight(
-        config,
-        process,
-        with_screen=decisions is not None,
-        recorded_threads=manifest.recorded_threads(resume.directory.manifest) if resume else None,
-        stop_requested=control.stop.is_set,
-    )
+    with libraries.without_gc():
+        preflight = run_preflight(
+            config,
+            process,
+            with_screen=decisions is not None,
+            recorded_threads=(
+                manifest.recorded_threads(resume.directory.manifest) if resume else None
+            ),
+            stop_requested=control.stop.is_set,
+        )
     with join_process_group(process, preflight.device) as process_group:
         _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
@@ -324,13 +328,13 @@ class RunLoop:
         Returns:
             A function that builds the trainer again after a pause.
         """
-        # These modules import torch. The preflight has set the environment variables that torch reads.
-        from ida_tui.engine import libraries
-
         run = self.context
         # A sink imports its package in a thread of its own, perhaps at this moment.
         hides_loggers = not run.config.report_to
-        with libraries.without_loggers() if hides_loggers else contextlib.nullcontext():
+        with contextlib.ExitStack() as importing:
+            importing.enter_context(libraries.without_gc())
+            if hides_loggers:
+                importing.enter_context(libraries.without_loggers())
             from ida_tui.engine.run import build
         stack.enter_context(libraries.capture_library_output(run.emit))
         stack.enter_context(plugin_output_log(run.directory.logs / "plugin.txt"))
