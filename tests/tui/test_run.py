@@ -125,8 +125,8 @@ def test_the_key_figures_are_on_the_screen_at_both_sizes(size: tuple[int, int]) 
             "call p50 0.50 s  p95 0.90 s",
             "verdicts 24 · cached 0",
             "system 8.0 of 24.0 GB",
-            "this process 2.0 GB",
-            "swap +0",
+            "run 2.0 GB, peak",
+            "swap +0 · this app 0.08 GB",
             "Step 3/40 | align=2.1 risk=9.0 detail=2.1 → R_IDA=0.208",
         ):
             assert expected in text, expected
