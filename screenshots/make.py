@@ -187,7 +187,7 @@ async def play_scene(
     """Play one scene in a new app, in the working directory; returns the final stage."""
     directory = next(Path("outputs").glob("*/2*"), None) or unpack(Path())
     stage: Stage
-    app = IdaApp(clock=lambda: stage.now)
+    app = IdaApp(clock=lambda: stage.now, own_memory=lambda: 77_000_000)
     # The next morning, so that the recorded run is from yesterday.
     morning = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
     async with app.run_test(size=size) as pilot:

@@ -106,6 +106,21 @@ def decode_bytes(line: bytes) -> Record:
         raise EventError(str(error)) from None
 
 
+def build_event_from_json(name: str, fields: bytes) -> Event:
+    """As `build_event`, from the fields as JSON.
+
+    Raises:
+        EventError: as `build_event`; also if it is not JSON, or a text has half of a surrogate pair.
+    """
+    try:
+        event: Event = _type_adapter(name).validate_json(fields)
+    except ValueError as error:
+        raise EventError(str(error)) from None
+    if problem := _find_impossible_value(event):
+        raise EventError(f"{name}.{problem}")
+    return event
+
+
 def build_event(name: str, fields: Mapping[str, Any]) -> Event:
     """An event built from its JSON fields; unknown fields are ignored.
 
@@ -199,8 +214,12 @@ def _getter(names: tuple[str, ...]) -> Callable[[Event], tuple[Any, ...]]:
 
 
 def _is_in_range(value: object) -> bool:
+    if value is None:
+        return True
     if isinstance(value, int | float):
         return -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN
+    if type(value) is dict:
+        return all(map(_is_in_range, value.values()))
     if isinstance(value, tuple):
         return all(map(_is_in_range, value))
     if isinstance(value, Mapping):

@@ -89,11 +89,16 @@ def step_time(state: RunState, settings: TimeSettings = TimeSettings()) -> StepT
     return StepTime(total, tuple(phases.values()), best if worth else None)
 
 
-def format_phases(time: StepTime) -> str:
-    """The phases of a step in one line, such as `6.2 s: generate 3.1 s (1.9× its limit) · judge 2.0 s`."""
+def format_phases(time: StepTime, *, limits: bool = True) -> str:
+    """The phases of a step in one line, such as `6.2 s: generate 3.1 s (1.9× the limit) · judge 2.0 s`.
+
+    Args:
+        time: the time of the step.
+        limits: whether to compare the phases with their shortest times.
+    """
     parts = []
     for phase in time.phases:
-        ratio = phase.ratio
+        ratio = phase.ratio if limits else None
         limit = "" if ratio is None else f" ({ratio:.{0 if ratio >= 10 else 1}f}× the limit)"
         parts.append(f"{phase.phase} {phase.seconds:.1f} s{limit}")
     return f"{time.seconds:.1f} s: {' · '.join(parts)}"

@@ -53,9 +53,8 @@ class MemorySensor:
     """Samples memory; swap growth and the process peak are relative to the creation of the sensor."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
         self._swap_at_start = psutil.swap_memory().used
-        first = self._footprint()
+        first = own_footprint()
         self._peak_at_start, self._peak = first.peak, first.current
 
     def sample(self, device: DeviceMemory | None = None) -> MemorySampled:
@@ -64,7 +63,7 @@ class MemorySensor:
         `system_used` is total minus available memory, the only figure with the same meaning on macOS and
         Linux; in a control group with a limit, it is the memory used by the group.
         """
-        system, process = memory_limit(), self._footprint()
+        system, process = memory_limit(), own_footprint()
         # The kernel's peak includes spikes between two samples, but may date from before the start.
         since_start = process.peak if process.peak > self._peak_at_start else 0
         self._peak = max(self._peak, process.current, since_start)
@@ -80,13 +79,14 @@ class MemorySensor:
             device_limit=device.limit if device else None,
         )
 
-    def _footprint(self) -> Footprint:
-        """The footprint of this process; on macOS from the kernel, as resident size omits Metal buffers."""
-        measured = macos_footprint() if sys.platform == "darwin" else None
-        if measured is not None:
-            return measured
-        resident = self._process.memory_info().rss
-        return Footprint(resident, status_bytes("VmHWM") or resident)
+
+def own_footprint() -> Footprint:
+    """The footprint of this process; on macOS from the kernel, as resident size omits Metal buffers."""
+    measured = macos_footprint() if sys.platform == "darwin" else None
+    if measured is not None:
+        return measured
+    resident = psutil.Process().memory_info().rss
+    return Footprint(resident, status_bytes("VmHWM") or resident)
 
 
 def macos_footprint(pid: int | None = None) -> Footprint | None:

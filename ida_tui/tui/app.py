@@ -89,6 +89,12 @@ def _collect_garbage() -> None:
     gc.enable()
 
 
+def _own_memory() -> int:
+    from ida_tui.system.memory import own_footprint
+
+    return own_footprint().current
+
+
 class IdaApp(App[None]):
     """`ida-tui` on a terminal.
 
@@ -96,6 +102,7 @@ class IdaApp(App[None]):
         argv: the command line as typed; recorded in the manifest of every run started here.
         output_dir: directory of past runs.
         clock: returns the current time in UTC.
+        own_memory: returns the memory of this process in bytes.
         crash_log: file for the traceback of a crash.
         open_directory: directory of a run or a sweep to open at the start.
         chat_directory: directory of a run to chat with at the start.
@@ -124,6 +131,7 @@ class IdaApp(App[None]):
         argv: Sequence[str] = ("ida-tui",),
         output_dir: Path = Path("outputs"),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        own_memory: Callable[[], int] = _own_memory,
         crash_log: Path | None = None,
         open_directory: Path | None = None,
         chat_directory: Path | None = None,
@@ -132,6 +140,7 @@ class IdaApp(App[None]):
         self.argv = tuple(argv)
         self.output_dir = output_dir
         self.clock = clock
+        self.own_memory = own_memory
         self.chat_controller = ChatController(self)
         self.run_view: RunView | None = None
         """The displayed run."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ida_tui.engine.process.engine import EngineProcess
     from ida_tui.engine.run.background import BackgroundRun
     from ida_tui.runs.control import ControlRequest
+    from ida_tui.runs.log.replay import Replay
     from ida_tui.tui.app import IdaApp
 
 LOW_PRIORITY_EVENTS: EventTypes = frozenset({TokensGenerated, TextGenerated, MemorySampled})
@@ -48,6 +50,8 @@ LONG_RUN_BYTES = 64e6
 """Size of an event log in bytes above which opening the run takes seconds and is announced."""
 MIN_MEMORY_TO_PREPARE = 8e9
 """Free memory in bytes from which a process may wait for the next run; it takes about a tenth of that."""
+MAX_UNDRAWN_S = 1.0
+"""Longest time in seconds without drawing while records wait to be folded."""
 QUIT_TIMEOUT_S = 20.0
 """Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 RUN_IS_LIVE = "A run is live. Stop it first: press 2, then s."
@@ -67,6 +71,8 @@ class RunController:
         self._end_announced = False
         self._pending_events: EventTypes = frozenset()
         """Types of the events that the active screen has not shown yet."""
+        self._drawn_at = 0.0
+        """When the active screen last showed events, in seconds of a monotonic clock."""
 
     # -- starting and opening -----------------------------------------------------------------
 
@@ -141,12 +147,11 @@ class RunController:
             self._app.notify(RUN_IS_LIVE, severity="warning")
             return
         from ida_tui.runs import owner
-        from ida_tui.runs.log.replay import Replay
 
         directory, canceled = RunDirectory(path), threading.Event()
         try:
             self._announce_long_run(directory)
-            replay = await asyncio.to_thread(Replay.open, directory.events, canceled.is_set)
+            replay = await asyncio.to_thread(_read, directory, canceled.is_set)
         except asyncio.CancelledError:
             # Another run is being opened, or the app is closing: stop reading this one.
             canceled.set()
@@ -195,10 +200,8 @@ class RunController:
 
     async def _follow_resumed_run(self, directory: RunDirectory) -> None:
         """Follow a finished run that another process has resumed, without switching screens."""
-        from ida_tui.runs.log.replay import Replay
-
         try:
-            replay = await asyncio.to_thread(Replay.open, directory.events)
+            replay = await asyncio.to_thread(_read, directory)
         except (OSError, EventError):
             return  # keep showing the state read before
         if replay.final_state.ended is None:
@@ -302,11 +305,12 @@ class RunController:
             skip_low_priority
             and self._pending_events <= LOW_PRIORITY_EVENTS
             and run_view.state.phase != "judge"
-        )
+        ) or (more_waiting and time.monotonic() - self._drawn_at < MAX_UNDRAWN_S)
         has_news = bool(self._pending_events) or run_view.in_progress
         if not self._app.frozen and not postpone and has_news:
             self._app.refresh_screen(self._pending_events)
             self._pending_events = frozenset()
+            self._drawn_at = time.monotonic()
         if RunPaused in changed:
             run_view.pause_requested = False
             if run_view.is_live:
@@ -363,6 +367,28 @@ class RunController:
             self._app.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
         elif ended is None and session is not None and session.died:
             self._app.show_error(_death(run_view, session.died))
+
+
+def _read(directory: RunDirectory, is_canceled: Callable[[], bool] = lambda: False) -> Replay:
+    """Read a run in another thread, which also imports the screen that will show it.
+
+    Nothing that is read refers to itself, so collections of garbage would only keep the keys waiting.
+
+    Raises:
+        OSError: the file cannot be read.
+        EventError: a line that had to be parsed is not an event.
+        ReplayCanceled: `is_canceled` returned true.
+    """
+    from ida_tui.runs.log.replay import Replay
+    from ida_tui.tui.screens.run import screen  # noqa: F401
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return Replay.open(directory.events, is_canceled)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _death(run_view: RunView, how: str) -> IdaError:

@@ -25,7 +25,7 @@ def drive(
     """Run the scenario on the app, without a terminal."""
 
     async def main() -> None:
-        driven = app or IdaApp(clock=lambda: NOON)
+        driven = app or IdaApp(clock=lambda: NOON, own_memory=lambda: 77_000_000)
         async with driven.run_test(size=size) as pilot:
             await settled(driven, pilot)
             await scenario(driven, pilot)

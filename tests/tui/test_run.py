@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from ida_tui.events import types as ev
 from ida_tui.events.types import Record
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.tui import run_controller
 from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_view import watched
 from ida_tui.tui.run_view.sources import LiveSource, SourceKind
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog
@@ -125,8 +128,8 @@ def test_the_key_figures_are_on_the_screen_at_both_sizes(size: tuple[int, int]) 
             "call p50 0.50 s  p95 0.90 s",
             "verdicts 24 · cached 0",
             "system 8.0 of 24.0 GB",
-            "this process 2.0 GB",
-            "swap +0",
+            "run 2.0 GB, peak",
+            "swap +0 · this app 0.08 GB",
             "Step 3/40 | align=2.1 risk=9.0 detail=2.1 → R_IDA=0.208",
         ):
             assert expected in text, expected
@@ -414,6 +417,28 @@ def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> N
         assert "Loading PyTorch and TRL" in pane_text(app, "progress")
 
     drive(scenario, app=IdaApp(clock=lambda: current_time[0]))
+
+
+@pytest.mark.parametrize(("undrawn_s", "draws_between"), [(math.inf, False), (0.0, True)])
+def test_records_that_wait_are_read_before_the_screen_is_drawn_but_not_for_long(
+    undrawn_s: float, draws_between: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "FOLD_BUDGET_S", 0.0)
+    monkeypatch.setattr(run_controller, "MAX_UNDRAWN_S", undrawn_s)
+    drawn: list[int] = []
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = ScriptedSource("live")
+        view = await show_source(app, pilot, source)
+        monkeypatch.setattr(app, "refresh_screen", lambda changed: drawn.append(view.state.seq))
+        events = run_with_steps(20)
+        assert len(events) > 2 * watched.RECORD_BATCH
+        source.add(*events)
+        await tick(app, pilot)
+        assert drawn[-1] == len(events) - 1
+        assert (drawn[0] < drawn[-1]) == draws_between
+
+    drive(scenario)
 
 
 def test_a_scrolled_log_does_not_move_when_new_lines_arrive() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -273,6 +274,22 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
     finally:
         trainer.kill()
         trainer.communicate()
+
+
+@pytest.mark.parametrize("end", [b"", b"no event\n"])
+def test_garbage_is_collected_again_after_a_run_was_read_or_could_not_be(end: bytes) -> None:
+    path = Path("outputs/quickstart/20260105-000000/events.jsonl")
+    write(path, steps=2)
+    with open(path, "ab") as file:
+        file.write(end)
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.run_controller.open(path.parent)
+        await settled(app, pilot)
+        assert (app.run_view is None) == bool(end)
+        assert gc.isenabled()
+
+    drive(scenario)
 
 
 def test_a_followed_run_whose_process_is_killed_is_shown_as_died() -> None:

@@ -27,8 +27,6 @@ EQUAL_ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 """Environment variables of the trainers that are compared with equal settings."""
-CHECK_INTERVAL = 25
-"""Steps between two checks of the fast engine's log-probabilities."""
 
 
 def compare_trainers(
@@ -90,7 +88,7 @@ def real_weights() -> str | None:
 
 def seconds_with_check(figures: dict[str, Any]) -> float:
     """Seconds of a steady step, with its share of the check of the log-probabilities."""
-    return float(figures["step_s"] + figures["check_s"] / CHECK_INTERVAL)
+    return float(figures["step_s"] + figures["check_s"] / figures["check_steps"])
 
 
 def _result_row(
@@ -109,6 +107,7 @@ def _result_row(
         **{f"{trainer}_s": seconds[trainer] for trainer in TRAINERS},
         "phases": {trainer: first[trainer]["phases"] for trainer in TRAINERS},
         "check_s": first["ours"]["check_s"],
+        "check_steps": first["ours"]["check_steps"],
         "threads": {trainer: first[trainer]["threads"] for trainer in TRAINERS},
         "reason": first["ours"]["reason"],
         "notes": sorted({note for run in results["ours"] for note in run["notes"]}),
@@ -140,7 +139,7 @@ def _format_row(row: dict[str, Any]) -> list[str]:
     lines = [
         f"{row['name']:<20} {default:>8.2f}s {tuned:>7.2f}s {ours:>7.2f}s   {default / ours:>11.2f}×"
         f" {tuned / ours:>9.2f}×   {peak:>17}          {row['exposed_share']:.0%}",
-        f"{'':<20} {phases}; a check every {CHECK_INTERVAL} steps {row['check_s']:.2f}",
+        f"{'':<20} {phases}; a check every {row['check_steps']} steps {row['check_s']:.2f}",
     ]
     if row["as_it_comes"]:
         weights = (

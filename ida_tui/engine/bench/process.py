@@ -80,6 +80,8 @@ def measure_case(
     """
     import torch
 
+    from ida_tui.engine.trainer.fast import CHECK_INTERVAL
+
     warm_up = [1, 2] if trainer_name == "ours" else [1]
     with tempfile.TemporaryDirectory() as folder:
         bench = build_bench_trainer(
@@ -94,6 +96,7 @@ def measure_case(
     return {
         "step_s": (ends[-1] - ends[-1 - count]) / count,
         "check_s": bench.check_s[-1] if bench.check_s else 0.0,
+        "check_steps": CHECK_INTERVAL,
         "phases": {name: fmean(p.get(name, 0.0) for p in phases) for name in phases[0]},
         "peak_mb": None if base is None or peak is None else peak - base,
         "judge_s": sum(judge.judge_s[-count:]),

@@ -12,10 +12,12 @@ import faulthandler
 import gc
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from ida_tui.engine.inference.chat import Chat
@@ -73,6 +75,24 @@ class AppConnection:
         except (EOFError, OSError):
             return None
         return message
+
+    @contextlib.contextmanager
+    def ending_with_app(self) -> Iterator[None]:
+        """End this process as soon as the app is gone, without finishing the block."""
+        finished = threading.Event()
+
+        def watch() -> None:
+            connection = select.poll()
+            connection.register(self._connection.fileno(), 0)  # the end is always reported
+            while not finished.is_set():
+                if connection.poll(1000 * POLL_S):
+                    os._exit(0)
+
+        threading.Thread(target=watch, name="ida-app-watch", daemon=True).start()
+        try:
+            yield
+        finally:
+            finished.set()
 
 
 class RunHost:
@@ -210,7 +230,8 @@ def main() -> None:
             case "prepare":
                 # Not in a second thread: two threads that import transformers at once can each find it
                 # half imported.
-                import_libraries()
+                with app.ending_with_app():
+                    import_libraries()
             case StartRun():
                 RunHost(app, message).run()
                 break

@@ -156,6 +156,10 @@ def contains_words(completion: Completion, words: Sequence[str]) -> bool:
 
 def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
     try:
+        return _current_completion(raw)
+    except codec.EventError:
+        pass  # an older version wrote the line, or it is damaged
+    try:
         row = parse_json(raw)
         if not isinstance(row, dict):
             raise codec.EventError("not a JSON object")
@@ -166,6 +170,19 @@ def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
     except ValueError as error:
         text = f"(line {number + 1} of this step cannot be read: {error})"
         return Completion(ev.CompletionFinished(step, -1, number, "", "", text, 0, True))
+    assert isinstance(finished, ev.CompletionFinished)
+    assert isinstance(scored, ev.CompletionScored)
+    return Completion(finished, scored)
+
+
+def _current_completion(raw: bytes) -> Completion:
+    """The completion in a line as this version writes it.
+
+    Raises:
+        EventError: it is another line.
+    """
+    finished = codec.build_event_from_json("CompletionFinished", raw)
+    scored = codec.build_event_from_json("CompletionScored", raw)
     assert isinstance(finished, ev.CompletionFinished)
     assert isinstance(scored, ev.CompletionScored)
     return Completion(finished, scored)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 EventTypes = frozenset[type[ev.Event]]
 """Types of the events since the last update."""
 
-RECORD_BATCH = 250
+RECORD_BATCH = 100
 """Records folded between two checks of the time budget."""
-FOLD_BUDGET_S = 0.04
+FOLD_BUDGET_S = 0.015
 """Longest time in seconds that folding may block the screen; the rest follows in the next call."""
 
 

@@ -12,7 +12,6 @@ import peft
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine.architecture.families import FAMILIES
 from ida_tui.engine.architecture.parts import longest_exact_sequence
@@ -23,6 +22,7 @@ from ida_tui.engine.rollout.agreement import DrawnLogprobs
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.trainer import scoring_probe
+from tests.support.trl_policy import as_policy, relative_error, trl_logprobs
 
 VOCABULARY, EOS, PAD, TEMPERATURE, WIDTH = 101, 100, 0, 0.8, 18
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]] * 2 + [[21, 22, 23]] + [[31, 32, 33, 34, 35, 36]]
@@ -87,17 +87,8 @@ def build(family: tuple[str, dict[str, Any]], method: str = "full") -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
-    if method == "lora":
-        lora = peft.LoraConfig(
-            r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = peft.get_peft_model(model, lora)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
     # Dropout would make the two ways differ; TRL turns it off, too.
-    return model.eval()
+    return as_policy(model, TEMPERATURE, lora_rank=4 if method == "lora" else None).eval()
 
 
 def padded(
@@ -118,10 +109,7 @@ def scored(model: Any, ids: torch.Tensor, mask: torch.Tensor, code: str) -> tupl
     """Log-probabilities, entropies and gradients of a loss, computed by TRL or by the fast step."""
     model.zero_grad()
     if code == "trl":
-        labels = ids.masked_fill(mask == 0, -100)
-        labels[:, :-WIDTH] = -100
-        out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-        logprobs, entropies = out.log_probs[:, -WIDTH:], out.entropy[:, -WIDTH:]
+        logprobs, entropies = trl_logprobs(model, ids, mask, WIDTH)
     else:
         logprobs, entropies = completion_logprobs(
             model, ids, mask, WIDTH, TEMPERATURE, with_entropy=True
@@ -132,10 +120,6 @@ def scored(model: Any, ids: torch.Tensor, mask: torch.Tensor, code: str) -> tupl
     (-(ratio * advantages * is_token).sum() / is_token.sum()).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return (logprobs * is_token).detach(), (entropies * is_token).detach(), gradients
-
-
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
 def assert_scored_as_by_trl(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,13 @@ import peft
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder_support
 from ida_tui.engine.rollout.agreement import TOLERANCE
 from ida_tui.engine.rollout.generate import generate, generate_in_chunks
 from ida_tui.engine.rollout.sampling import TokenSampler
+from tests.support.trl_policy import as_policy, relative_error, trl_logprobs
 
 VOCABULARY, EOS, PAD, TEMPERATURE = 700, 699, 0, 0.9
 SHAPE: dict[str, Any] = {
@@ -41,16 +41,7 @@ def policy(method: str = "lora", family: str = "qwen3") -> Any:
         model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=12))
     else:
         model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
-    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
-    if method == "lora":
-        lora = peft.LoraConfig(
-            r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = peft.get_peft_model(model, lora)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model.train()
+    return as_policy(model, TEMPERATURE, lora_rank=8 if method == "lora" else None).train()
 
 
 def batch(
@@ -69,18 +60,6 @@ def batch(
         ids[row, 20 : 20 + length] = torch.randint(5, 600, (length,), generator=generator)
         mask[row, 20 : 20 + length] = 1
     return ids, mask
-
-
-def trl_logprobs(model: Any, ids: torch.Tensor, mask: torch.Tensor, length: int) -> tuple[Any, Any]:
-    """The computation of `GRPOTrainer._get_per_token_logps_and_entropies`."""
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :-length] = -100
-    out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-    return out.log_probs[:, -length:], out.entropy[:, -length:]
-
-
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,9 @@ class JudgePane(Pane):
             rows += [_member_row(m) for m in last.members if m.scored < m.completions]
             if last.failure and not last.members:
                 rows.append(Content.assemble((one_line(last.failure), "$text-error")))
-            rows.append(
-                Content(
-                    f"call p50 {_format_latency(last.p50_s)}  p95 {_format_latency(last.p95_s)}"
-                    f"  first {_format_latency(last.first_s)}"
-                )
-            )
+            calls = f"call p50 {_format_latency(last.p50_s)}  p95 {_format_latency(last.p95_s)}"
+            first = f"  first {_format_latency(last.first_s)}"
+            rows.append(Content(calls + (first if len(calls + first) <= width else "")))
             rows += _call_rows(state, last, narrow=narrow)
             rows.append(
                 Content(

@@ -1,4 +1,4 @@
-"""Memory pane: memory used by the machine, this process, and the device; the memory limit; swap growth."""
+"""Memory pane: memory of the machine, the run, the app, and the device; the memory limit; swap growth."""
 
 from __future__ import annotations
 
@@ -32,13 +32,7 @@ class MemoryPane(Pane):
         width = max(16, self.available_size[0])
         limit = state.run.limit_gb * 1e9 if state.run else float(sample.system_total)
         rows = [*render_gauge(sample.system_used, limit, width)]
-        rows.append(
-            Content.assemble(
-                f"this process {format_gigabytes(sample.process)} GB",
-                (f", peak {format_gigabytes(state.memory_peak)}", "dim"),
-                (_planned_text(state), "dim"),
-            )
-        )
+        rows.append(_run_line(state, sample, width))
         if sample.device_tensors is not None:
             cache = sample.device_cache or 0
             limit_text = (
@@ -51,7 +45,12 @@ class MemoryPane(Pane):
                 )
             )
         rows += _rank_line(state)
-        rows.append(_swap_line(sample))
+        swap = _swap_line(sample)
+        if run_view.in_progress and run_view.viewed_state is None:
+            swap += Content.assemble(
+                (f" · this app {format_gigabytes(self.app.own_memory())} GB", "dim")
+            )
+        rows.append(swap)
         rows += self._memory_table(state, limit, len(rows))
         used = [float(s.system_used) for s in state.memory_samples]
         rows.append(
@@ -111,10 +110,14 @@ def _rank_line(state: RunState) -> list[Content]:
     ]
 
 
-def _planned_text(state: RunState) -> str:
-    """The memory planned for the run before anything was loaded."""
+def _run_line(state: RunState, sample: MemorySampled, width: int) -> Content:
+    """Memory of the process that trains the run, and what was planned before anything was loaded."""
+    used, peak = format_gigabytes(sample.process), format_gigabytes(state.memory_peak)
     planned = state.run.planned_gb if state.run else None
-    return "" if planned is None else f", plan {format_gigabytes(round(planned * 1e9))}"
+    more = f", peak {peak}"
+    more += "" if planned is None else f", plan {format_gigabytes(round(planned * 1e9))}"
+    unit = " GB" if len(f"run {used} GB{more}") <= width else ""
+    return Content.assemble(f"run {used}{unit}", (more, "dim"))
 
 
 def _swap_line(sample: MemorySampled) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.content import Content
 from textual.widgets import Static
@@ -11,6 +11,9 @@ from textual.widgets import Static
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.util.text import multiple_lines
+
+if TYPE_CHECKING:
+    from ida_tui.tui.app import IdaApp
 
 
 class Pane(Static, can_focus=True):
@@ -21,6 +24,8 @@ class Pane(Static, can_focus=True):
 
     NAME: ClassVar[str]
     KEY: ClassVar[str]
+
+    app: IdaApp
 
     def __init__(self) -> None:
         super().__init__(id=self.NAME.lower(), classes="pane", markup=False)

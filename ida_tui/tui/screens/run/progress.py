@@ -132,15 +132,18 @@ def _render_generation(state: RunState, width: int) -> Content:
 
 
 def render_step_time(state: RunState, width: int) -> Content:
-    """Where the time of the latest steps went, and what would save most of it."""
+    """Where the time of the latest steps went, and what would save most of it, as far as there is room."""
     time = step_time(state)
     if time is None:
         return Content("")
-    line = f"a step takes {format_phases(time)}"
+    compared, phases = format_phases(time), format_phases(time, limits=False)
+    texts = [compared, phases, f"{time.seconds:.1f} s"]
     if time.saving is not None:
         saving = f" · {time.saving.change} saves up to {time.saving.seconds:.1f} s"
-        line += saving if len(line) + len(saving) <= width else ""
-    return Content.assemble((line[:width], "dim"))
+        texts = [compared + saving, phases + saving, *texts]
+    lines = [f"a step takes {text}" for text in texts]
+    fitting = next((line for line in lines if len(line) <= width), lines[-1])
+    return Content.assemble((fitting, "dim"))
 
 
 def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
