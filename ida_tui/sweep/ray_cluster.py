@@ -1,8 +1,8 @@
 """Ray cluster that trains the runs of a sweep: each run is a task that starts `ida-tui` on one of the nodes.
 
 Ray only chooses the node, the processors and the GPU of a run. Everything else is as on one machine, because
-the nodes share the working directory: the run writes its run directory, is stopped through it, and the table
-is computed from it. Every node needs the same Python environment.
+the nodes share the working directory, with the run directories from which the table is computed. Every node
+needs the same Python environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.runs import control, owner
+from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.processes import SweepProcess, TrainingProcess, is_locked, process_arguments
@@ -41,6 +41,7 @@ AUTO = "auto"
 """The address of the cluster that was started last on this machine, or of RAY_ADDRESS."""
 CONNECT_S = 5.0
 """Seconds to wait for the head node."""
+CANCEL_POLL_S = 0.5
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):[0-9]{1,5}")
 
 
@@ -76,14 +77,10 @@ class RayTask:
         return _is_ready(self.task) and not is_locked(self.sweep, self.number)
 
     def stop(self, run: Path | None) -> bool:
-        """Stop the run through its run directory; without one, or at a second call, cancel its task."""
+        """Cancel the task, also if it still waits for a node; it passes the request to the run."""
         import ray
 
-        if run is not None and not self.is_cancelled:
-            with contextlib.suppress(OSError):
-                control.send_request(RunDirectory(run), "stop")
-        else:
-            ray.cancel(self.task)
+        ray.cancel(self.task)
         self.is_cancelled = True
         return True
 
@@ -270,11 +267,16 @@ def train_run(
             pass_fds=[lock.fileno()],
             env=os.environ | dict(variables),
         )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # how Ray cancels a task
-            process.send_signal(signal.SIGTERM)
-            return process.wait()
+        # Ray cancels a task by this signal, which a node that a script has started may ignore.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        while True:
+            try:
+                # Ray's interruption is only heard between two waits.
+                return process.wait(CANCEL_POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGTERM)
 
 
 def _is_ready(task: Any) -> bool:

@@ -130,7 +130,7 @@ class SweepScheduler:
             return False
         trial = self._reader.read_one(number)
         if trial.is_finished:
-            self._report_finished(trial, "(already finished)")
+            self._report_finished(trial, "" if trial.run is None else "(already finished)")
         elif not self._start_run(trial):
             return False
         self._waiting = None
