@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,6 @@ import ida_tui
 from ida_tui.sweep import directory
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.processes import SweepProcess, TrainingProcess
-from tests.conftest import REPOSITORY
 from tests.support.synthetic_sweep import RunOutcome, add_run
 
 GPUS_FILE = "gpus.jsonl"
@@ -28,11 +28,18 @@ def write_stand_in(folder: Path) -> str:
     package.mkdir()
     (package / "__init__.py").write_text(_PACKAGE)
     (package / "__main__.py").write_text(_MAIN)
-    return os.pathsep.join((str(folder), str(REPOSITORY)))
+    return os.pathsep.join((str(folder), str(Path(__file__).parents[2])))
 
 
 def main() -> None:
-    """Write the run of `ida-tui --run outputs/sweeps/ID/configs/NUMBER.yaml`, and record its GPU."""
+    """Write the run of `ida-tui --run outputs/sweeps/ID/configs/NUMBER.yaml`, and record its GPU.
+
+    `--wait` writes a line and waits until the process is stopped.
+    """
+    if sys.argv[1] == "--wait":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+        print("waiting", flush=True)
+        signal.pause()
     config = Path(sys.argv[2])
     sweep = directory.read(config.parents[1])
     number = sweep.number_of([str(config)])
