@@ -44,7 +44,7 @@ class TrainingProcess(Protocol):
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status; None while it runs, and if an earlier sweep process started it."""
+        """Its exit status once it has ended; None if an earlier sweep process started it."""
 
     def has_ended(self, run: Path | None) -> bool:
         """Whether the process has ended.

@@ -42,6 +42,8 @@ AUTO = "auto"
 CONNECT_S = 5.0
 """Seconds to wait for the head node."""
 CANCEL_POLL_S = 0.5
+LOST = -1
+"""Exit status of a run whose node was lost; it continues after a resume."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):[0-9]{1,5}")
 
 
@@ -54,27 +56,43 @@ class RayTask:
     task: Any
     """Ray's reference to the exit status."""
     is_cancelled: bool = False
+    returncode: int | None = None
+    """The exit status of the run, once its task has ended; negative if Ray lost it with its node."""
 
     @property
     def is_adopted(self) -> bool:
         """Never: Ray ends the tasks of a process that has ended."""
         return False
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit status of the run; FAILED if Ray lost its node."""
-        import ray
-
-        if not _is_ready(self.task):
-            return None
-        try:
-            return int(ray.get(self.task))
-        except ray.exceptions.RayError:
-            return ExitCode.INTERRUPTED if self.is_cancelled else ExitCode.FAILED
-
     def has_ended(self, run: Path | None) -> bool:
         """Whether the task and the process that it has started have ended."""
-        return _is_ready(self.task) and not is_locked(self.sweep, self.number)
+        import ray
+
+        ready, _ = ray.wait([self.task], timeout=0)
+        if not ready or is_locked(self.sweep, self.number):
+            return False
+        if self.returncode is None:
+            self.returncode = self._collect()
+        return True
+
+    def _collect(self) -> int:
+        import ray
+
+        try:
+            return int(ray.get(self.task))
+        except ray.exceptions.RayTaskError as error:
+            if self.is_cancelled:
+                return ExitCode.INTERRUPTED
+            with (
+                contextlib.suppress(OSError),
+                open_appended(self.sweep.log_file(self.number)) as log,
+            ):
+                log.write(
+                    f"error: its node could not start it: {one_line(str(error.cause))}\n".encode()
+                )
+            return ExitCode.FAILED
+        except ray.exceptions.RayError:
+            return ExitCode.INTERRUPTED if self.is_cancelled else LOST
 
     def stop(self, run: Path | None) -> bool:
         """Cancel the task, also if it still waits for a node; it passes the request to the run."""
@@ -277,10 +295,3 @@ def train_run(
                 continue
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGTERM)
-
-
-def _is_ready(task: Any) -> bool:
-    import ray
-
-    ready, _ = ray.wait([task], timeout=0)
-    return bool(ready)

@@ -17,6 +17,7 @@ import pytest
 from ida_tui.errors import ExitCode
 from ida_tui.sweep import processes, ray_cluster
 from ida_tui.sweep.ray_cluster import RayCluster, RayTask
+from ida_tui.sweep.status import SweepReader
 from tests.support.patience import PATIENCE_S
 from tests.support.stand_in_training import write_stand_in
 from tests.support.synthetic_sweep import create_sweep
@@ -87,7 +88,23 @@ def test_a_stop_reaches_the_process_of_a_run_on_its_node(
         assert not task.has_ended(None)
         task.stop(None)
         wait_until(lambda: task.has_ended(None), sweep.log_file(0))
+        assert task.returncode == ExitCode.FAILED
     assert "stopped" in sweep.log_file(0).read_text()
+
+
+def test_the_reason_why_a_node_cannot_start_a_run_is_shown_in_its_place(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = create_sweep({"seed": ("0", "1")}, [])
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/not/on/the/node"))
+    with ray_cluster.connect(address) as cluster:
+        task = cluster.start(sweep, 0, None, None, {})
+        wait_until(lambda: task.has_ended(None), sweep.lock_file(0))
+    processes.record_start_failure(sweep, 0, task.returncode or 0)
+    status = SweepReader(sweep).read_one(0)
+
+    assert status.stage == "refused"
+    assert "its node could not start it: [Errno 2]" in status.problem
 
 
 def wait_until(condition: Any, file: Path) -> None:

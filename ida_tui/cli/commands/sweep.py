@@ -26,8 +26,7 @@ examples:
   ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2
   ida-tui sweep dev-mps model=qwen3-0.6b,qwen3-1.7b judge=ollama --budget 2
   ida-tui sweep quickstart seed=0,1,2 'report_to=[csv]'     a list in brackets counts as one value
-  ida-tui sweep quickstart training.learning_rate=5e-4..5e-3 lora.r=4..64 --trials 20
-                                                            search ranges, with Optuna
+  ida-tui sweep quickstart lora.r=4..64 --trials 20         search a range, with Optuna
   ida-tui sweep quickstart seed=0,1,2,3 --ray auto          train on the Ray cluster of this machine
   ida-tui sweep --resume                                    resume the newest sweep
   ida-tui sweep --show                                      print the current table of the newest sweep
