@@ -90,6 +90,8 @@ class StudyQueue:
 
     def next(self) -> int | None:
         """The next run: one that has no result yet, or a new one; None if all runs were suggested."""
+        from optuna.samplers import RandomSampler
+
         if self._unfinished:
             return self._unfinished.pop(0)
         with self._study_errors():
@@ -97,7 +99,12 @@ class StudyQueue:
             is_queued = any(trial.state is self._states.WAITING for trial in trials)
             if not is_queued and len(trials) >= self._sweep.total_runs:
                 return None
-            return self._study.ask().number
+            # `values` samples; asking only numbers the trial.
+            self._study.sampler = RandomSampler(seed=0)
+            number = self._study.ask().number
+            if is_queued:
+                self.values(number)  # records the queued values
+            return number
 
     def values(self, number: int) -> Mapping[str, str]:
         """The suggested values of a run: dotted key → value as typed."""

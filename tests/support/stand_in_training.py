@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ida_tui
-from ida_tui.sweep import directory
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.processes import SweepProcess, TrainingProcess
-from tests.support.synthetic_sweep import RunOutcome, add_run
+from tests.support.synthetic_sweep import RunOutcome, add_run, events_text
 
 GPUS_FILE = "gpus.jsonl"
 """File in the working directory with the GPU of each run."""
-_PACKAGE = f"__path__.append({str(Path(ida_tui.__file__).parent)!r})\n"
-_MAIN = "from tests.support.stand_in_training import main\n\nmain()\n"
+_MAIN = Path(__file__).with_name("stand_in_main.py")
 
 
-def write_stand_in(folder: Path) -> str:
-    """Write a package `ida_tui` with another `python -m ida_tui`; returns the `PYTHONPATH` for it."""
+def write_stand_in(folder: Path, outcomes: Sequence[RunOutcome] = ()) -> str:
+    """Write a package `ida_tui` with another `python -m ida_tui`; returns the `PYTHONPATH` for it.
+
+    Args:
+        folder: an existing folder.
+        outcomes: the outcome of the run of each combination.
+    """
     package = folder / "ida_tui"
     package.mkdir()
-    (package / "__init__.py").write_text(_PACKAGE)
-    (package / "__main__.py").write_text(_MAIN)
-    return os.pathsep.join((str(folder), str(Path(__file__).parents[2])))
-
-
-def main() -> None:
-    """Write the run of `ida-tui --run outputs/sweeps/ID/configs/NUMBER.yaml`, and record its GPU.
-
-    `--wait` writes a line and waits until the process is stopped.
-    """
-    if sys.argv[1] == "--wait":
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-        print("waiting", flush=True)
-        signal.pause()
-    config = Path(sys.argv[2])
-    sweep = directory.read(config.parents[1])
-    number = sweep.number_of([str(config)])
-    assert number is not None
-    with open(GPUS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps([number, os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\n")
-    add_run(sweep, number, RunOutcome(0.5 + 0.01 * number))
+    # Everything else is the real package.
+    (package / "__init__.py").write_text(
+        f"__path__.append({str(Path(ida_tui.__file__).parent)!r})\n"
+    )
+    (package / "__main__.py").write_text(_MAIN.read_text())
+    for number, outcome in enumerate(outcomes):
+        (package / f"{number + 1:03}.jsonl").write_text(events_text(Path("run"), outcome))
+    return str(folder)
 
 
 def reward_of(values: Mapping[str, str]) -> float:

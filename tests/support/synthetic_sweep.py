@@ -72,12 +72,17 @@ def add_run(
     directory.logs.mkdir(parents=True, exist_ok=replace_existing)
     command = ["ida-tui", "--run", str(sweep.config_file(number))]
     directory.manifest.write_text(json.dumps({"command": command}))
-    with open(directory.events, "w", encoding="utf-8") as events:
-        for seq, event in enumerate(_events(directory.path, outcome)):
-            events.write(
-                codec.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
-            )
+    directory.events.write_text(events_text(directory.path, outcome), encoding="utf-8")
     return directory
+
+
+def events_text(path: Path, outcome: RunOutcome) -> str:
+    """The event log of a run in this directory."""
+    records = (
+        ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)
+        for seq, event in enumerate(_events(path, outcome))
+    )
+    return "".join(codec.encode(record) + "\n" for record in records)
 
 
 def _events(path: Path, outcome: RunOutcome) -> list[ev.Event]:

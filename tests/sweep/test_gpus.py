@@ -14,7 +14,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.sweep import gpus, processes
 from ida_tui.sweep.processes import LocalMachine, SweepProcess, TrainingProcess
 from tests.support.stand_in_training import GPUS_FILE, write_stand_in
-from tests.support.synthetic_sweep import create_sweep
+from tests.support.synthetic_sweep import RunOutcome, create_sweep
 
 LISTING = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5c3a)
@@ -78,7 +78,7 @@ def test_gpus_are_those_that_the_person_has_made_visible(
 def test_four_runs_on_two_gpus_use_both_and_never_share_one(
     tmp_path: Path, ida_tui_here: Any
 ) -> None:
-    path = write_stand_in(tmp_path)
+    path = write_stand_in(tmp_path, [RunOutcome()] * 4)
 
     result = ida_tui_here(
         "sweep", "quickstart", "device=auto", "seed=0,1,2,3",

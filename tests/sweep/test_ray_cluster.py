@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from ida_tui.errors import ExitCode
-from ida_tui.sweep import processes, ray_cluster
+from ida_tui.sweep import processes, ray_cluster, text
 from ida_tui.sweep.ray_cluster import RayCluster, RayTask
+from ida_tui.sweep.results import build_table
 from ida_tui.sweep.status import SweepReader
 from tests.support.patience import PATIENCE_S
 from tests.support.stand_in_training import write_stand_in
-from tests.support.synthetic_sweep import create_sweep
+from tests.support.synthetic_sweep import RunOutcome, create_sweep
 
 pytest.importorskip("ray")
+OUTCOMES = [RunOutcome(0.60), RunOutcome(0.75)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--num-cpus", "2", "--port", "0", "--include-dashboard", "false", "--disable-usage-stats",
             "--block",
         ],
-        env=os.environ | {"PYTHONPATH": write_stand_in(folder), "RAY_TMPDIR": str(folder)},
+        env=os.environ | {"PYTHONPATH": write_stand_in(folder, OUTCOMES), "RAY_TMPDIR": str(folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -54,17 +56,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_sweep_on_a_cluster_ends_with_the_table_of_one_without_it(
-    address: str, tmp_path: Path, ida_tui_here: Any
+    address: str, ida_tui_here: Any
 ) -> None:
-    arguments = ("sweep", "quickstart", "training.learning_rate=1e-3,2e-3", "--json")
+    arguments = ["training.learning_rate=1e-3,2e-3", "name=cluster"]
+    here = create_sweep({"training.learning_rate": ("1e-3", "2e-3")}, OUTCOMES)
 
-    there = ida_tui_here(*arguments, "name=cluster", "--ray", address)
-    (tmp_path / "here").mkdir()
-    here = ida_tui_here(*arguments, "name=here", PYTHONPATH=write_stand_in(tmp_path / "here"))
+    there = ida_tui_here("sweep", "quickstart", *arguments, "--json", "--ray", address)
 
-    assert there.code == here.code == ExitCode.DONE, there.err
+    assert there.code == ExitCode.DONE, there.err
     assert "Ray cluster: 1 node, 2 CPUs, 0 GPUs" in there.err
-    tables = [json.loads(result.out) for result in (there, here)]
+    assert "● 2/2 learning_rate=2e-3 starting" in there.err
+    expected = text.sweep_as_json(build_table(here, SweepReader(here).read_all()))
+    tables = [json.loads(there.out), json.loads(json.dumps(expected))]
     for table in tables:
         for key in ("sweep", "path", "experiment", "fixed"):
             del table[key]
