@@ -129,7 +129,7 @@ def test_every_example_of_the_help_works() -> None:
         ("docs/distributed.md", 4),
         ("docs/evaluate.md", 10),
         ("docs/export.md", 5),
-        ("docs/sweeps.md", 3),
+        ("docs/sweeps.md", 7),
     ],
 )
 def test_a_page_has_at_least_the_expected_number_of_commands(page: str, minimum: int) -> None:

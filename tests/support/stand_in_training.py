@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,9 +38,9 @@ def write_stand_in(folder: Path, outcomes: Sequence[RunOutcome] = ()) -> str:
 
 
 def reward_of(values: Mapping[str, str]) -> float:
-    """A reward between 0.2 and 0.8 that is highest at a learning rate of 1e-4."""
+    """A reward between 0.2 and 0.8 that is highest at a learning rate of 2e-5."""
     rate = float(values["training.learning_rate"])
-    return 0.8 - 0.6 * min(1.0, abs(rate - 1e-4) / 1e-3)
+    return max(0.2, 0.8 - 0.35 * abs(math.log10(rate / 2e-5)))
 
 
 @dataclass

@@ -82,7 +82,7 @@ def test_the_suggested_values_come_closer_to_the_best_and_the_table_starts_with_
     _, sweep, _ = train(sweep, StandInHost())
 
     rewards = [reward_of(values) for values in values_of(sweep)]
-    assert sum(rewards[7:]) > sum(rewards[:7])
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.2  # the first five are random
     table = build_table(sweep, SweepReader(sweep).read_all())
     shown = [setting.mean_of_figure("reward_last") for setting in table.settings]
     assert shown == sorted(rewards, reverse=True)
