@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ida_tui.config.resolve import resolve
 from ida_tui.errors import IdaError, UsageError
-from ida_tui.events.state import LAST_STEPS, RunState
+from ida_tui.events.state import RunState, last_window
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.ranges import ValueRange
 from ida_tui.sweep.status import TrialStatus
@@ -140,8 +141,7 @@ class StudyQueue:
             optuna_trial = self._record_rewards(trial.number, trial.state)
             if optuna_trial is None:
                 return False
-            warmup = int(PRUNING_START * (trial.state.run.steps or 0))
-            self._study.pruner = MedianPruner(STARTUP_TRIALS, warmup)
+            self._study.pruner = MedianPruner(STARTUP_TRIALS)
             return optuna_trial.should_prune()
 
     def finish(self, trial: TrialStatus) -> None:
@@ -198,19 +198,20 @@ class StudyQueue:
 
 
 def running_rewards(state: RunState) -> list[tuple[int, float]]:
-    """Each scored step, with the mean reward of the newest scored steps up to it."""
-    scored = [
-        (step, reward)
-        for step, reward in zip(
-            state.steps.column("step"), state.steps.column("reward"), strict=True
-        )
-        if step is not None and reward is not None
+    """Each scored step, with the mean reward of the newest scored steps up to it, as many as the last ones.
+
+    The first steps are left out: Optuna compares the best value of a run so far, and the mean of few early steps
+    would often be the best.
+    """
+    steps = state.run.steps or 0 if state.run else 0
+    window = max(1, last_window(steps))
+    rewards = zip(state.steps.column("step"), state.steps.column("reward"), strict=True)
+    scored = [(int(step), reward) for step, reward in rewards if step and reward is not None]
+    return [
+        (step, fmean(reward for _, reward in scored[end - window : end]))
+        for end, (step, _) in enumerate(scored, start=1)
+        if end >= window and step >= PRUNING_START * steps
     ]
-    means = []
-    for index, (step, _) in enumerate(scored):
-        newest = [reward for _, reward in scored[max(0, index + 1 - LAST_STEPS) : index + 1]]
-        means.append((int(step), sum(newest) / len(newest)))
-    return means
 
 
 def _sampler(seed: int, number: int, ranges: Mapping[str, ValueRange]) -> TPESampler:

@@ -128,24 +128,24 @@ def test_a_run_whose_reward_is_below_the_median_of_the_others_is_stopped() -> No
             return Losing(sweep, number)
 
     class Losing(SweepProcess):
-        """A run that has trained three of its steps with a low reward, until it is stopped."""
+        """A run that has trained six of its eight steps with a low reward, until it is stopped."""
 
         def __init__(self, sweep: Sweep, number: int) -> None:
             super().__init__(sweep, number, None)
-            self.log = add_run(sweep, number, replace(runs, status=None, steps=1, highest=0.2))
+            self.log = add_run(sweep, number, replace(runs, status=None, steps=4, highest=0.2))
             self.log.owner.write_text(owner_here())
             self.polls = 0
 
         def has_ended(self, run: Path | None) -> bool:
             self.polls += 1
             if self.polls == 2:
-                assert not self.sweep.pruned_file(5).exists()  # too early at its first step
-                rewrite(replace(runs, status=None, steps=3, highest=0.2))
+                assert not self.sweep.pruned_file(5).exists()  # too early at four steps
+                rewrite(replace(runs, status=None, steps=6, highest=0.2))
             return stopped == [5]
 
         def stop(self, run: Path | None) -> bool:
             assert self.sweep.pruned_file(5).exists()
-            rewrite(replace(runs, status="interrupted", steps=3, highest=0.2))
+            rewrite(replace(runs, status="interrupted", steps=6, highest=0.2))
             stopped.append(self.number)
             return True
 
@@ -159,7 +159,7 @@ def test_a_run_whose_reward_is_below_the_median_of_the_others_is_stopped() -> No
     assert stopped == [5]
     assert code is ExitCode.DONE
     assert lines[-1].startswith("⊘ 6/6 learning_rate=")
-    assert "stopped for its reward at step 3 of 8" in lines[-1]
+    assert "stopped for its reward at step 6 of 8" in lines[-1]
     statuses = SweepReader(sweep).read_all()
     assert [status.stage for status in statuses] == ["done"] * 5 + ["pruned"]
     assert StudyQueue(sweep).next() is None
