@@ -200,8 +200,8 @@ class StudyQueue:
 def running_rewards(state: RunState) -> list[tuple[int, float]]:
     """Each scored step, with the mean reward of the newest scored steps up to it, as many as the last ones.
 
-    The first steps are left out: Optuna compares the best value of a run so far, and the mean of few early steps
-    would often be the best.
+    The first steps are left out: Optuna compares the best value of a run so far, which would often be that
+    of a few early steps.
     """
     steps = state.run.steps or 0 if state.run else 0
     window = max(1, last_window(steps))
