@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from ida_tui.config.profiles import SECTIONS
@@ -317,6 +317,23 @@ def _annotation_at(model: type[BaseModel], parts: Sequence[str]) -> Any:
         else:
             annotation = get_args(lists[0])[0] if lists and part.isdecimal() else Any
     return annotation
+
+
+def number_types(key: str) -> frozenset[type]:
+    """`int` and `float`, as far as a dotted key of an experiment takes them; both for an unknown key."""
+    return frozenset(_number_types(_annotation_at(Config, key.split("."))))
+
+
+def _number_types(annotation: Any) -> Iterator[type]:
+    if annotation is Any or annotation is JsonValue:
+        yield from (int, float)
+    elif annotation in (int, float):
+        yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from _number_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _number_types(part)
 
 
 def _expected_phrase(annotation: Any) -> str:

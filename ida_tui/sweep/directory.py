@@ -1,9 +1,10 @@
 """Directory of a sweep, `outputs/sweeps/<id>/`; its runs have ordinary run directories.
 
 It holds `sweep.json` (the varied keys, and the planned memory of each run), `configs/001.yaml` … (each
-combination as a complete profile), `optuna.sqlite3` (the study), `logs/001.log` … (the output of each
-run) and, once written, `table.json`. A run belongs to a sweep if its manifest says that it was started
-from one of these profiles.
+combination as a complete profile), `logs/001.log` … (the output of each run) and, once written, `table.json`.
+A search also has `configs/000.yaml` (the profile that its values are set in) and `optuna.sqlite3` (the
+study), and gets a combination for each trial. A run belongs to a sweep if its manifest says that it was
+started from one of these profiles.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ida_tui.errors import UsageError
 from ida_tui.runs.store.json_files import read_json
+from ida_tui.sweep.ranges import ValueRange, range_as_json, range_from_json
 from ida_tui.util.paths import display_path
 from ida_tui.util.safe_files import find_unsafe_entry, write_text
 from ida_tui.util.text import one_line, quoted
 
 SWEEPS_FOLDER = "sweeps"
 SWEEP_FILE = "sweep.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 has searches; a sweep of version 1 is a grid."""
 _CONFIG_NAME = r"[0-9]{3,4}\.yaml"
 
 
@@ -50,14 +53,26 @@ class Sweep:
     experiment: str
     """The experiment name of its runs."""
     keys: Mapping[str, tuple[str, ...]]
-    """Varied dotted keys → their values as typed."""
+    """Varied dotted keys → their values as typed; a range counts as one value."""
     fixed: tuple[str, ...]
     """`key=value` overrides that all runs share."""
     combinations: tuple[Combination, ...]
-    jobs: int = 1
-    """Maximum number of parallel runs."""
+    """All combinations of a grid; those of a search that were suggested."""
+    jobs: int | None = 1
+    """Maximum number of parallel runs; None for one on each GPU, or one at a time without GPUs."""
     budget: float | None = None
     """Limit for the judge costs of all runs together, in US dollars; None for no limit."""
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
+    """Dotted key → its range, for the keys of a search that have one."""
+    trials: int | None = None
+    """Number of runs of a search; None for a grid."""
+    uses_gpus: bool = False
+    """Whether every run gets a GPU to itself, if there are NVIDIA GPUs."""
+
+    @property
+    def total_runs(self) -> int:
+        """The number of runs when the sweep is finished."""
+        return len(self.combinations) if self.trials is None else self.trials
 
     @property
     def sweep_id(self) -> str:
@@ -88,6 +103,11 @@ class Sweep:
         """The profile of a combination; numbers start at 0."""
         return self.path / "configs" / f"{number + 1:03}.yaml"
 
+    @property
+    def base_config_file(self) -> Path:
+        """The profile that a search sets its values in."""
+        return self.config_file(-1)
+
     def log_file(self, number: int) -> Path:
         """The log file with the output of the run."""
         return self.path / "logs" / f"{number + 1:03}.log"
@@ -100,13 +120,17 @@ class Sweep:
         """The file that says why the run could not start, if it could not."""
         return self.path / "logs" / f"{number + 1:03}.refused.json"
 
+    def pruned_file(self, number: int) -> Path:
+        """The file that says that the run was stopped because of its reward, if it was."""
+        return self.path / "logs" / f"{number + 1:03}.pruned.json"
+
     def number_of(self, command: object) -> int | None:
         """The number of the combination that a run's command line names; None if it is not in this sweep."""
         for argument in command if isinstance(command, list) else ():
             parts = Path(argument).parts[-3:] if isinstance(argument, str) else ()
             if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG_NAME, parts[2]):
                 number = int(parts[2].partition(".")[0]) - 1
-                return number if 0 <= number < len(self.combinations) else None
+                return number if 0 <= number < self.total_runs else None
         return None
 
 
@@ -149,6 +173,7 @@ def save(sweep: Sweep) -> None:
     """
     body = asdict(replace(sweep, path=Path())) | {"v": FORMAT_VERSION}
     del body["path"]
+    body["ranges"] = {key: range_as_json(value) for key, value in sweep.ranges.items()}
     try:
         write_text(sweep.path / SWEEP_FILE, json.dumps(body, indent=1) + "\n")
     except OSError as error:
@@ -182,8 +207,11 @@ def read(path: Path) -> Sweep:
             keys=keys,
             fixed=tuple(map(str, data["fixed"])),
             combinations=tuple(_parse_combination(item, keys) for item in data["combinations"]),
-            jobs=max(1, int(data["jobs"])),
+            jobs=None if data["jobs"] is None else max(1, int(data["jobs"])),
             budget=None if budget is None else float(budget),
+            ranges=_parse_ranges(data.get("ranges", {}), keys),
+            trials=_parse_trials(data.get("trials"), len(data["combinations"])),
+            uses_gpus=bool(data.get("uses_gpus", False)),
         )
     except OSError as error:
         raise UsageError(f"could not read {where}: {error.strerror or error}") from None
@@ -212,6 +240,15 @@ def _parse_combination(data: Any, keys: Collection[str]) -> Combination:
         None if planned is None else float(planned),
         float(data["limit"]),
     )
+
+
+def _parse_ranges(data: Any, keys: Collection[str]) -> dict[str, ValueRange]:
+    return {key: range_from_json(data[key]) for key in keys if key in data}
+
+
+def _parse_trials(data: Any, existing: int) -> int | None:
+    """The number of runs of a search, at least as many as it has combinations; None for a grid."""
+    return None if data is None else max(int(data), existing)
 
 
 def _experiment_name(name: object) -> str:

@@ -1,26 +1,33 @@
-"""Combinations of a sweep, parsed from arguments: `seed=0,1,2` is three values, `seed=0` is one.
+"""Varied keys of a sweep, parsed from arguments: `seed=0,1,2` is three values, `seed=0` is one.
 
+With ranges, such as `training.learning_rate=1e-5..1e-3`, the combinations are searched instead of enumerated.
 Pure functions.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from ida_tui.errors import UsageError
+from ida_tui.sweep.ranges import ValueRange, is_range, parse_range
 from ida_tui.util.text import quoted, short_key
 
 SEED_KEY = "seed"
 MAX_RUNS = 1000
 """Maximum number of runs in one sweep."""
+MAX_EXTREMES = 32
+"""Largest number of combinations of bounds that are checked before a search."""
 FIXED_KEY_HINTS = {
     "experiment": "start a separate sweep for each experiment",
     "name": "all runs of a sweep belong to one experiment: give one name",
     "output_dir": "all runs of a sweep are in one output folder: give one folder",
     "budget": "set the limit for all runs together with --budget DOLLARS",
 }
+_LIKE_RANGE = re.compile(r"[^./\s]+\.\.[^./\s]+")
 _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "\"'"
 
 
@@ -29,13 +36,16 @@ class SweepGrid:
     """The varied keys and the fixed overrides."""
 
     keys: Mapping[str, tuple[str, ...]]
-    """Dotted key → its values as typed, at least two."""
+    """Dotted key → its values as typed, at least two; or one, which is a range."""
     fixed: tuple[str, ...]
     """`key=value` overrides that all runs share."""
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
+    """Dotted key → its range, for the keys that have one."""
 
     @property
     def combinations(self) -> tuple[Mapping[str, str], ...]:
         """Every combination. The seed changes slowest, so that each setting has a run early."""
+        assert not self.ranges
         order = sorted(self.keys, key=lambda key: key != SEED_KEY)
         return tuple(
             {key: dict(zip(order, values, strict=True))[key] for key in self.keys}
@@ -44,17 +54,46 @@ class SweepGrid:
 
     def summary(self) -> str:
         """A summary such as `2 values of training.learning_rate × 3 of seed`."""
+        if self.ranges:
+            return ", ".join(
+                f"{short_key(key)} {self.ranges[key].describe() if key in self.ranges else ', '.join(values)}"
+                for key, values in self.keys.items()
+            )
         parts = [f"{len(values)} of {short_key(key)}" for key, values in self.keys.items()]
         first, *rest = parts
         return " × ".join([first.replace(" of ", " values of ", 1), *rest])
 
+    def extremes(self) -> tuple[Mapping[str, str], ...]:
+        """Combinations of the bounds of the ranges and the values of the other keys, at most about 32.
 
-def parse_grid(arguments: Sequence[str]) -> SweepGrid:
-    """Parse `key=a,b,c` arguments into a grid.
+        With more, each value and each bound is in one of them.
+        """
+        bounds = {
+            key: (value.format(value.low), value.format(value.high))
+            for key, value in self.ranges.items()
+        }
+        ends = {key: bounds.get(key, values) for key, values in self.keys.items()}
+        if math.prod(map(len, ends.values())) <= MAX_EXTREMES:
+            return tuple(dict(zip(ends, values, strict=True)) for values in product(*ends.values()))
+        longest = max(map(len, ends.values()))
+        return tuple(
+            {key: values[min(index, len(values) - 1)] for key, values in ends.items()}
+            for index in range(longest)
+        )
+
+
+def parse_grid(arguments: Sequence[str], *, trials: int | None = None) -> SweepGrid:
+    """Parse `key=a,b,c` and `key=low..high` arguments.
+
+    Args:
+        arguments: the arguments.
+        trials: number of combinations to search; None for a grid.
 
     Raises:
-        UsageError: an argument is not key=value, a value is missing or given twice, or nothing is varied.
+        UsageError: an argument is not key=value, a value is missing or given twice, nothing is varied, a
+            range is wrong, or ranges and trials do not go together.
     """
+    ranges: dict[str, ValueRange] = {}
     keys: dict[str, tuple[str, ...]] = {}
     fixed: list[str] = []
     seen: set[str] = set()
@@ -75,7 +114,11 @@ def parse_grid(arguments: Sequence[str]) -> SweepGrid:
             )
         seen.add(key)
         values = split_values(key, text)
-        if len(values) == 1:
+        if any(is_range(value) for value in values):
+            _require_single_range(key, values)
+            if key not in FIXED_KEY_HINTS:
+                ranges[key] = parse_range(key, text)
+        elif len(values) == 1:
             fixed.append(f"{key}={text}")
             continue
         if key in FIXED_KEY_HINTS:
@@ -83,6 +126,9 @@ def parse_grid(arguments: Sequence[str]) -> SweepGrid:
                 f"{key} cannot be varied", FIXED_KEY_HINTS[key], where=f"command line: {key}"
             )
         keys[key] = values
+    if ranges or trials is not None:
+        _check_search(keys, ranges, trials, fixed)
+        return SweepGrid(keys, tuple(fixed), ranges)
     if not keys:
         raise UsageError(
             "no key is varied",
@@ -92,6 +138,74 @@ def parse_grid(arguments: Sequence[str]) -> SweepGrid:
         )
     _check_run_count(keys)
     return SweepGrid(keys, tuple(fixed))
+
+
+def _require_single_range(key: str, values: Sequence[str]) -> None:
+    name = short_key(key)
+    where = f"command line: {name}"
+    if len(values) > 1:
+        raise UsageError(
+            f"{name} has a range and other values",
+            f"give either one range, {name}=LOW..HIGH, or a list, {name}=A,B",
+            where=where,
+        )
+    if key == SEED_KEY:
+        raise UsageError(
+            "the seed has no range",
+            "search with one seed, then compare the best settings with seed=0,1,2",
+            where=where,
+        )
+
+
+def _check_search(
+    keys: Mapping[str, Sequence[str]],
+    ranges: Mapping[str, ValueRange],
+    trials: int | None,
+    fixed: Sequence[str],
+) -> None:
+    """Check that a search has ranges, a number of trials and one seed.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not ranges:
+        for key, _, text in (item.partition("=") for item in fixed):
+            if _LIKE_RANGE.fullmatch(text):
+                raise UsageError(
+                    f"{quoted(text)} is not a range of numbers",
+                    f"write two numbers: {short_key(key)}=LOW..HIGH",
+                    where=f"command line: {short_key(key)}",
+                )
+        raise UsageError(
+            "--trials needs a range to search",
+            "write one, such as training.learning_rate=1e-5..1e-3; without --trials, every combination of"
+            " listed values is trained",
+            where="command line: --trials",
+        )
+    if trials is None:
+        name = short_key(next(iter(ranges)))
+        raise UsageError(
+            f"the range of {name} needs a number of trials",
+            f"add --trials 20, or list the values: {name}=A,B",
+            where=f"command line: {name}",
+        )
+    counts = [
+        int(ranges[key].high - ranges[key].low) + 1 if key in ranges else len(values)
+        for key, values in keys.items()
+    ]
+    total = math.prod(counts)
+    if all(value.is_integer for value in ranges.values()) and total <= trials:
+        raise UsageError(
+            f"there are only {total:,} combinations for {trials:,} trials",
+            "train all of them: list the values, such as key=1,2,3, and leave out --trials",
+            where="command line: --trials",
+        )
+    if SEED_KEY in keys:
+        raise UsageError(
+            "a search uses one seed, because it would choose the luckiest of several",
+            "give one seed; then compare the best settings with seed=0,1,2",
+            where=f"command line: {SEED_KEY}",
+        )
 
 
 def split_values(key: str, text: str) -> tuple[str, ...]:

@@ -1,10 +1,14 @@
-"""Preflight checks of a sweep: settings and planned memory of every combination, before any run starts."""
+"""Preflight checks of a sweep: settings and planned memory of every combination, before any run starts.
+
+The combinations of a search are not known then. The bounds of its ranges are checked, and each combination
+when it is suggested.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from ida_tui.planning.readiness import check_readiness
 from ida_tui.sweep import directory
 from ida_tui.sweep.directory import Combination, Sweep
 from ida_tui.sweep.grid import SweepGrid, combination_label, parse_grid
+from ida_tui.sweep.processes import Host
 from ida_tui.util.paths import expand_home
 from ida_tui.util.safe_files import write_text
 
@@ -31,25 +36,40 @@ class SweepPlan:
     grid: SweepGrid
     configs: tuple[Config, ...]
     combinations: tuple[Combination, ...]
+    """Every combination of a grid; of a search, combinations of bounds."""
+    trials: int | None
+    """Number of runs of a search; None for a grid."""
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether the runs use NVIDIA GPUs if there are some."""
+        return any(config.device in ("auto", "cuda") for config in self.configs)
 
 
-def plan_sweep(profile: str, arguments: Sequence[str], *, budget: float | None = None) -> SweepPlan:
+def plan_sweep(
+    profile: str,
+    arguments: Sequence[str],
+    *,
+    budget: float | None = None,
+    trials: int | None = None,
+) -> SweepPlan:
     """Parse the arguments of a sweep and check every combination as `--check` does.
 
     Args:
         profile: an experiment.
-        arguments: `key=a,b,c` or `key=value` arguments.
+        arguments: `key=a,b,c`, `key=low..high` or `key=value` arguments.
         budget: US dollars for all runs together.
+        trials: number of combinations of a search; None for a grid.
 
     Raises:
         UsageError: a combination is wrong; the message names it.
         IdaError: a combination lacks its API key (exit code 3) or does not fit in memory (exit code 4).
     """
-    grid = parse_grid(arguments)
+    grid = parse_grid(arguments, trials=trials)
     configs, combinations = [], []
     # With a budget, a judge without a price is an error.
     budget_override = [] if budget is None else [f"budget={budget!r}"]
-    for values in grid.combinations:
+    for values in grid.extremes() if grid.ranges else grid.combinations:
         overrides = [f"{key}={value}" for key, value in values.items()]
         try:
             config = resolve(profile, [*grid.fixed, *overrides]).config
@@ -62,11 +82,11 @@ def plan_sweep(profile: str, arguments: Sequence[str], *, budget: float | None =
         configs.append(config)
         combinations.append(_planned_combination(config, values))
     _reject_duplicates(configs, combinations)
-    return SweepPlan(profile, grid, tuple(configs), tuple(combinations))
+    return SweepPlan(profile, grid, tuple(configs), tuple(combinations), trials)
 
 
 def create_sweep(
-    plan: SweepPlan, *, jobs: int, budget: float | None, started_at: datetime
+    plan: SweepPlan, *, jobs: int | None, budget: float | None, started_at: datetime
 ) -> Sweep:
     """Create the directory of a sweep, with a profile for each combination.
 
@@ -81,18 +101,61 @@ def create_sweep(
         experiment=first.name,
         keys=plan.grid.keys,
         fixed=plan.grid.fixed,
-        combinations=plan.combinations,
+        combinations=() if plan.grid.ranges else plan.combinations,
         jobs=jobs,
         budget=budget,
+        ranges=plan.grid.ranges,
+        trials=plan.trials,
+        uses_gpus=plan.uses_gpus,
     )
     try:
+        if plan.grid.ranges:
+            write_text(sweep.base_config_file, to_yaml(first))
         for number, config in enumerate(plan.configs):
-            write_text(sweep.config_file(number), to_yaml(config))
+            if not plan.grid.ranges:
+                write_text(sweep.config_file(number), to_yaml(config))
             remember_run(config, None)
         directory.save(sweep)
     except OSError as error:
         raise UsageError(f"could not write to {path}: {error.strerror or error}") from None
     return sweep
+
+
+def add_trial(sweep: Sweep, number: int, values: Mapping[str, str]) -> Sweep:
+    """Add a suggested combination to a search, with its profile.
+
+    A combination that cannot be trained is added too, with the reason in place of its run.
+
+    Args:
+        sweep: a search with `number` combinations.
+        number: number of the combination.
+        values: dotted key → value.
+
+    Returns:
+        the search with the combination, as saved.
+
+    Raises:
+        UsageError: the directory cannot be written.
+    """
+    overrides = [f"{key}={value}" for key, value in values.items()]
+    problem = None
+    try:
+        config = resolve(str(sweep.base_config_file), overrides).config
+        combination = _planned_combination(config, values)
+    except IdaError as error:
+        combination, problem = Combination(values, None, 0.0), error
+    try:
+        if problem is None:
+            write_text(sweep.config_file(number), to_yaml(config))
+            remember_run(config, None)
+        else:
+            text = json.dumps({"code": problem.code, "said": problem.title})
+            write_text(sweep.failure_file(number), text + "\n")
+    except OSError as error:
+        raise UsageError(f"could not write to {sweep.path}: {error.strerror or error}") from None
+    changed = replace(sweep, combinations=(*sweep.combinations, combination))
+    directory.save(changed)
+    return changed
 
 
 def require_consent_to(sweep: Sweep, overrides: Sequence[str]) -> None:
@@ -105,7 +168,8 @@ def require_consent_to(sweep: Sweep, overrides: Sequence[str]) -> None:
     Raises:
         ConsentRequired: an agreement is missing.
     """
-    for number in range(len(sweep.combinations)):
+    # A search also has the profile that its values are set in.
+    for number in range(0 if sweep.trials is None else -1, len(sweep.combinations)):
         file = str(sweep.config_file(number))
         try:
             resolved = resolve(file, overrides, verify=False, uses=RESUME_USES)
@@ -168,8 +232,17 @@ def _reject_duplicates(configs: Sequence[Config], combinations: Sequence[Combina
         seen[text] = combination
 
 
-def plan_lines(plan: SweepPlan, *, jobs: int, budget: float | None) -> list[str]:
-    """The lines printed before a sweep starts: combinations, planned memory and budget."""
+def plan_lines(plan: SweepPlan, host: Host, *, jobs: int | None, budget: float | None) -> list[str]:
+    """The lines printed before a sweep starts: combinations, planned memory, where it is trained and budget.
+
+    Args:
+        plan: the plan.
+        host: where the runs are trained.
+        jobs: maximum number of parallel runs that the person gave.
+        budget: US dollars for all runs together.
+    """
+    slots = host.slots(jobs, plan.uses_gpus)
+    place = host.summary(plan.uses_gpus)
     known = [
         combination.planned for combination in plan.combinations if combination.planned is not None
     ]
@@ -177,10 +250,15 @@ def plan_lines(plan: SweepPlan, *, jobs: int, budget: float | None) -> list[str]
     memory_line = "memory: unknown until the model is downloaded"
     if known:
         memory_line = f"memory: at most {max(known) / 1e9:.1f} of {limit / 1e9:.1f} GB per run"
-        if jobs > 1:
-            memory_line += f", up to {jobs} runs in parallel if they fit"
+        if slots > 1:
+            memory_line += f", up to {slots} runs in parallel if they fit"
+    name = plan.configs[0].name
+    head = f"{plan.grid.summary()} = {len(plan.combinations)} runs of {name}, all valid"
+    if plan.trials is not None:
+        head = f"{plan.trials} trials of {name}: {plan.grid.summary()}; the bounds are valid"
     return [
-        f"✓ {plan.grid.summary()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all valid",
+        f"✓ {head}",
         f"  {memory_line}",
+        *([f"  {place}"] if place else []),
         *([] if budget is None else [f"  judge budget for all runs: ${budget:g}"]),
     ]

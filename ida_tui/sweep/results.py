@@ -6,6 +6,7 @@ seeds. Two settings are compared seed by seed, so that effects of a seed on both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -114,6 +115,7 @@ class SweepTable:
 
     sweep: Sweep
     settings: tuple[SweepSetting, ...]
+    """In the order of their first runs; those of a search by their reward, the best first."""
     comparison: SettingComparison | None
     """None if fewer than two settings have a reward, they share no seed, or they are not comparable."""
     comparable: bool
@@ -140,9 +142,17 @@ def build_table(sweep: Sweep, trials: Sequence[TrialStatus]) -> SweepTable:
     for trial in trials:
         by_setting.setdefault(tuple(without_seed(trial.values).values()), []).append(trial)
     settings = tuple(_build_setting(setting_trials) for setting_trials in by_setting.values())
+    if sweep.trials is not None:
+        settings = tuple(sorted(settings, key=_ranking))
     varied = any(key.split(".")[0] in INCOMPARABLE_SECTIONS for key in sweep.keys)
     comparable = not varied and _same_scoring(trials)
     return SweepTable(sweep, settings, _compare_best(settings) if comparable else None, comparable)
+
+
+def _ranking(setting: SweepSetting) -> float:
+    """The place of a setting in the table of a search: the best reward first, those without one last."""
+    reward = setting.mean_of_figure(RANKING_FIGURE)
+    return math.inf if reward is None else -reward
 
 
 def _same_scoring(trials: Sequence[TrialStatus]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import budget, processes, text
+from ida_tui.sweep import budget, preflight, processes, text
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.grid import combination_label
-from ida_tui.sweep.processes import SweepProcess
+from ida_tui.sweep.processes import Host, TrainingProcess
+from ida_tui.sweep.queue import RunQueue
 from ida_tui.sweep.results import SweepTable, build_table
 from ida_tui.sweep.status import SweepReader, TrialStatus
-from ida_tui.sweep.study import TrialQueue
 from ida_tui.util.paths import display_path
 from ida_tui.util.safe_files import write_text
 from ida_tui.util.text import as_json
@@ -32,7 +33,9 @@ class SweepScheduler:
     """Trains the remaining runs of a sweep. The caller must hold the lock of the sweep."""
 
     sweep: Sweep
-    queue: TrialQueue
+    """The sweep; a search grows by a combination with each suggestion."""
+    queue: RunQueue
+    host: Host
     print_line: PrintLine
     """Prints a line."""
     on_update: Callable[[SweepTable], None]
@@ -42,11 +45,11 @@ class SweepScheduler:
     pause_reason: str = ""
     """Why no more runs are started, if the judge or the budget is the reason; otherwise empty."""
     _reader: SweepReader = field(init=False)
-    _processes: dict[int, SweepProcess] = field(default_factory=dict)
+    _processes: dict[int, TrainingProcess] = field(default_factory=dict)
     _cost_limits: dict[int, float] = field(default_factory=dict)
     """Limits for the judge costs of the active runs, by number."""
-    _unfinished: list[int] = field(default_factory=list)
-    """Combinations that an earlier sweep process started and that may not be finished."""
+    _restarts: list[int] = field(default_factory=list)
+    """Runs that died with an earlier sweep process, to be started again."""
     _waiting: int | None = None
     """The next combination, if it is waiting for memory or a free slot."""
     _stops_sent: dict[int, int] = field(default_factory=dict)
@@ -57,10 +60,11 @@ class SweepScheduler:
 
     def run(self) -> ExitCode:
         """Train the remaining runs; returns the exit code of the sweep."""
-        self._unfinished = self.queue.pending()
         while True:
             for process in list(self._processes.values()):
                 self._check_process(process)
+            for process in self._processes.values():
+                self._stop_if_worse(process)
             if self.stop_requested:
                 self._forward_stop_requests()
             while not self.stop_requested and not self.pause_reason and self._start_next():
@@ -79,30 +83,54 @@ class SweepScheduler:
     def _forward_stop_requests(self) -> None:
         """Forward stop requests: the first stops active runs with a checkpoint, the second immediately."""
         for number, process in self._processes.items():
-            run = self._reader.read_one(number).run
-            # A run of an earlier sweep process is stopped through its run directory, once that exists.
-            if self._stops_sent.get(number, 0) < self.stop_requests and (process.process or run):
-                self._stops_sent[number] = self._stops_sent.get(number, 0) + 1
-                process.stop(run)
+            sent = self._stops_sent.get(number, 0)
+            if sent < self.stop_requests and process.stop(self._reader.read_one(number).run):
+                self._stops_sent[number] = sent + 1
+
+    def _stop_if_worse(self, process: TrainingProcess) -> None:
+        """Stop a run of a search whose reward is lower than that of most runs at the same step."""
+        number = process.number
+        trial = self._reader.read_one(number)
+        if trial.stage != "live" or self._stops_sent.get(number, 0):
+            return
+        file = self.sweep.pruned_file(number)
+        if not file.exists():
+            if not self.queue.should_prune(trial):
+                return
+            # Written first: if this process is killed now, the run is stopped after a resume.
+            write_text(
+                file, json.dumps({"step": len(trial.state.steps) if trial.state else 0}) + "\n"
+            )
+        if process.stop(trial.run):
+            self._stops_sent[number] = 1
 
     def current_table(self) -> SweepTable:
         """The current table."""
         return build_table(self.sweep, self._reader.read_all())
 
+    @property
+    def _slots(self) -> int:
+        return self.host.slots(self.sweep.jobs, self.sweep.uses_gpus)
+
     # -- starting runs ------------------------------------------------------------------------
 
     def _start_next(self) -> bool:
         """Start the next run or record that it is finished; False if there is none, or no room for it."""
-        if len(self._processes) >= self.sweep.jobs:
+        if len(self._processes) >= self._slots:
             return False
         if self._waiting is None:
-            self._waiting = self._unfinished.pop(0) if self._unfinished else self.queue.ask()
+            self._waiting = self._restarts.pop(0) if self._restarts else self.queue.next()
         number = self._waiting
-        if number is None or not self._fits_in_memory(number):
+        if number is None:
+            return False
+        if number >= len(self.sweep.combinations):
+            self.sweep = preflight.add_trial(self.sweep, number, self.queue.values(number))
+            self._reader.sweep = self.sweep
+        if not self.host.has_room(self.sweep, number, self._processes):
             return False
         trial = self._reader.read_one(number)
         if trial.is_finished:
-            self._report_finished(trial, "(already finished)")
+            self._report_finished(trial, "" if trial.run is None else "(already finished)")
         elif not self._start_run(trial):
             return False
         self._waiting = None
@@ -119,31 +147,35 @@ class SweepScheduler:
                     self.pause_reason = f"the sweep's budget of ${self.sweep.budget:g} is spent"
                     return False
         try:
-            process = processes.start_process(self.sweep, trial.number, trial.run, cost_limit)
+            process = self.host.start(
+                self.sweep, trial.number, trial.run, cost_limit, self._processes
+            )
         except OSError as error:
             raise IdaError(
                 f"could not start {combination_label(trial.values)}: {error.strerror or error}",
                 f"resume with: ida-tui sweep --resume {display_path(self.sweep.path)}",
             ) from None
         self._processes[trial.number] = process
-        if process.process is None:
+        if process.is_adopted:
             cost_limit = self._existing_cost_limit(trial)
         if cost_limit is not None:
             self._cost_limits[trial.number] = cost_limit
-        if process.process is None:
+        if process.is_adopted:
             action = "still running from an interrupted sweep; waiting for it"
         elif trial.run is not None:
             action = f"{text.stage_text(trial)}: resuming"
         else:
             action = "starting"
-        self.print_line(f"● {self._trial_label(trial)} {action}")
+        place = self.host.describe(process)
+        self.print_line(f"● {self._trial_label(trial)} {action}{place and ' '}{place}")
         return True
 
     def _new_cost_limit(self, trial: TrialStatus, run_budget: float | None) -> float | None:
         assert self.sweep.budget is not None
         trials = self._reader.read_all()
-        waiting = sum(not other.is_finished for other in trials) - len(self._processes)
-        slots = min(self.sweep.jobs - len(self._processes), waiting)
+        finished = sum(other.is_finished for other in trials)
+        waiting = self.sweep.total_runs - finished - len(self._processes)
+        slots = min(self._slots - len(self._processes), waiting)
         return budget.run_cost_limit(
             trial,
             trials,
@@ -164,39 +196,25 @@ class SweepScheduler:
     def _trial_config(self, trial: TrialStatus) -> Config:
         return resolve(str(self.sweep.config_file(trial.number)), verify=False).config
 
-    def _fits_in_memory(self, number: int) -> bool:
-        """Whether its planned memory fits beside that of the active runs."""
-        if not self._processes:
-            return True
-        planned = [self.sweep.combinations[n].planned for n in (number, *self._processes)]
-        known = [size for size in planned if size is not None]
-        # A run with unknown memory needs is never run in parallel.
-        return len(known) == len(planned) and sum(known) <= min(
-            self.sweep.combinations[n].limit for n in (number, *self._processes)
-        )
-
     # -- finished runs ------------------------------------------------------------------------
 
-    def _check_process(self, process: SweepProcess) -> None:
+    def _check_process(self, process: TrainingProcess) -> None:
         number = process.number
         if not process.has_ended(self._reader.read_one(number).run):
             return
         del self._processes[number]
         cost_limit = self._cost_limits.pop(number, None)
-        code = process.process.returncode if process.process is not None else None
+        self._stops_sent.pop(number, None)
+        code = process.returncode
         trial = self._reader.read_one(number)
         if trial.stage == "waiting" and code is not None and code > 0:
             trial = self._status_without_run(trial, code)
         if trial.is_finished:
             self._report_finished(trial, "")
             return
-        if (
-            process.process is None
-            and trial.stage in ("waiting", "died")
-            and not self.stop_requested
-        ):
+        if process.is_adopted and trial.stage in ("waiting", "died") and not self.stop_requested:
             # It was started by an earlier sweep process and died too: start it again.
-            self._unfinished.insert(0, number)
+            self._restarts.append(number)
             return
         self.print_line(f"‖ {self._trial_label(trial)} {text.stage_text(trial)}")
         ended = trial.state.ended if trial.state is not None else None
@@ -224,25 +242,25 @@ class SweepScheduler:
         return updated
 
     def _report_finished(self, trial: TrialStatus, note: str) -> None:
-        self.queue.tell(trial)
-        mark = "✓" if trial.stage == "done" else "✗"
+        self.queue.finish(trial)
+        mark = text.stage_mark(trial)
         self.print_line(
             " ".join(filter(None, (mark, self._trial_label(trial), text.outcome_text(trial), note)))
         )
 
     def _trial_label(self, trial: TrialStatus) -> str:
         """A label such as `2/6 learning_rate=2e-3 seed=0`."""
-        return (
-            f"{trial.number + 1}/{len(self.sweep.combinations)} {combination_label(trial.values)}"
-        )
+        return f"{trial.number + 1}/{self.sweep.total_runs} {combination_label(trial.values)}"
 
     def _exit_code(self) -> ExitCode:
         trials = self._reader.read_all()
-        if self.stop_requested and not all(trial.is_finished for trial in trials):
+        finished = sum(trial.is_finished for trial in trials)
+        if self.stop_requested and finished < self.sweep.total_runs:
             return ExitCode.INTERRUPTED
         if self.pause_reason:
             return ExitCode.JUDGE_UNAVAILABLE
-        return ExitCode.DONE if all(trial.stage == "done" for trial in trials) else ExitCode.FAILED
+        succeeded = sum(trial.stage in ("done", "pruned") for trial in trials)
+        return ExitCode.DONE if succeeded == self.sweep.total_runs else ExitCode.FAILED
 
     def save_table(self) -> None:
         """Save the table in the sweep directory; a write error is ignored, because it is only a copy."""

@@ -18,8 +18,9 @@ from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.sweep.directory import Sweep
 
-TrialStage = Literal["waiting", "live", "died", "refused", "unreadable"] | RunEndStatus
-"""Not started; running; died without an end record; could not start; cannot be read; or how it ended."""
+TrialStage = Literal["waiting", "live", "died", "refused", "unreadable", "pruned"] | RunEndStatus
+"""Not started; running; died without an end record; could not start; cannot be read; stopped by a search
+because of its reward; or how it ended."""
 UNFINISHED_STAGES: tuple[TrialStage, ...] = (
     "waiting",
     "live",
@@ -28,6 +29,8 @@ UNFINISHED_STAGES: tuple[TrialStage, ...] = (
     "judge_unavailable",
 )
 """Stages in which the run is not finished."""
+_STOPPED_STAGES: tuple[TrialStage, ...] = ("died", "interrupted", "judge_unavailable")
+"""Stages of a run that a search has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,8 @@ class SweepReader:
         stage: TrialStage = "live" if alive else "died"
         if state.ended is not None:
             stage = state.ended.status
+        if stage in _STOPPED_STAGES and self.sweep.pruned_file(number).exists():
+            stage = "pruned"
         return TrialStatus(number, values, stage, path, state)
 
 

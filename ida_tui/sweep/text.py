@@ -26,6 +26,7 @@ STAGE_MARKS = {
     "waiting": "·",
     "interrupted": "‖",
     "judge_unavailable": "‖",
+    "pruned": "⊘",
 }
 STAGE_LABELS = {
     "interrupted": "stopped",
@@ -33,6 +34,7 @@ STAGE_LABELS = {
     "died": "died",
     "live": "running",
     "refused": "could not start",
+    "pruned": "stopped for its reward",
 }
 MIN_DIFFERENCE = 0.005
 """Differences of fractions below this count as equal."""
@@ -60,7 +62,11 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
         and (head not in OPTIONAL_COLUMNS or _has_figure(results, OPTIONAL_COLUMNS[head]))
     ]
     rows = []
+    # The runs of a search that are not done have a line of their own below its table.
+    is_search = results.sweep.trials is not None
     for setting in results.settings:
+        if is_search and not setting.done_trials:
+            continue
         cells = setting_cells(setting)
         rows.append((marked_setting_label(results, setting), [cells[index] for index in shown]))
     titles = [results.reward_name if COLUMNS[n] == "reward" else COLUMNS[n] for n in shown]
@@ -189,7 +195,7 @@ def stage_text(trial: TrialStatus) -> str:
             return "not started"
         case "live" if state is not None and state.pause is not None:
             return f"paused{steps}"
-        case "live" | "died" | "interrupted" | "judge_unavailable":
+        case "live" | "died" | "interrupted" | "judge_unavailable" | "pruned":
             reason = (
                 state.ended.message
                 if trial.stage == "judge_unavailable" and state and state.ended
@@ -216,7 +222,8 @@ def _run_path_suffix(trial: TrialStatus) -> str:
 def conclusion(results: SweepTable) -> list[str]:
     """Which setting is best, and whether the difference is significant; one sentence per line."""
     done = sum(len(setting.done_trials) for setting in results.settings)
-    unfinished = sum(not trial.is_finished for trial in results.trials)
+    total = results.sweep.total_runs
+    unfinished = total - sum(trial.is_finished for trial in results.trials)
     sentences = []
     if not results.comparable:
         sentences.append(
@@ -234,7 +241,7 @@ def conclusion(results: SweepTable) -> list[str]:
         sentences.append("No run is done yet.")
     if unfinished:
         sentences.append(
-            f"{unfinished} of {len(results.trials)} runs are not finished: these results are preliminary."
+            f"{unfinished} of {total} runs are not finished: these results are preliminary."
         )
     return sentences
 
@@ -290,6 +297,7 @@ def sweep_as_json(results: SweepTable) -> dict[str, Any]:
         "experiment": results.sweep.experiment,
         "keys": {key: list(values) for key, values in results.sweep.keys.items()},
         "fixed": list(results.sweep.fixed),
+        "trials": results.sweep.trials,
         "settings": [_setting_as_json(setting) for setting in results.settings],
         "best": None
         if comparison is None
@@ -336,7 +344,7 @@ def progress_line(results: SweepTable) -> str:
     """The live progress line: `2 of 6 finished · seed=1: step 12/40 R_IDA 0.41`."""
     short = short_keys(list(results.sweep.keys))
     finished = sum(trial.is_finished for trial in results.trials)
-    parts = [f"{finished} of {len(results.trials)} finished"]
+    parts = [f"{finished} of {results.sweep.total_runs} finished"]
     for trial in results.trials:
         if trial.stage != "live" or trial.state is None:
             continue

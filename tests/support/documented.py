@@ -68,13 +68,15 @@ def without_comment(line: str) -> str:
 
 
 def split_command(command: str) -> list[str]:
-    """The words of a command, without `uv run`, its extras, pipes and redirections."""
+    """The words of a command, without the choice of GPUs, `uv run`, its extras, pipes and redirections."""
     try:
         words = shlex.split(command)
     except ValueError:
         words = command.split()
     if words[:1] == ["echo"] and "|" in words:
         words = words[words.index("|") + 1 :]
+    if words and words[0].startswith("CUDA_VISIBLE_DEVICES="):
+        words = words[1:]
     if words[:2] == ["uv", "run"]:
         words = words[2:]
         while words[:1] == ["--extra"]:

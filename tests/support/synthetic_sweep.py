@@ -28,6 +28,9 @@ class RunOutcome:
     status: ev.RunEndStatus | None = "done"
     """None for a run that is in progress."""
     steps: int = 2
+    planned_steps: int = 2
+    highest: float = 1.0
+    """The reward of a step's best possible completion."""
     seconds: float = 30.0
     cost: float | None = 0.01
     message: str = "Training complete"
@@ -61,24 +64,35 @@ def create_sweep(
     return sweep
 
 
-def add_run(sweep: Sweep, number: int, outcome: RunOutcome) -> RunDirectory:
+def add_run(
+    sweep: Sweep, number: int, outcome: RunOutcome, *, replace_existing: bool = False
+) -> RunDirectory:
     """Write the run directory of a combination, as if the run had been trained."""
     directory = RunDirectory(sweep.runs_folder / f"20260131-0901{number:02}")
-    directory.logs.mkdir(parents=True)
+    directory.logs.mkdir(parents=True, exist_ok=replace_existing)
     command = ["ida-tui", "--run", str(sweep.config_file(number))]
     directory.manifest.write_text(json.dumps({"command": command}))
-    with open(directory.events, "w", encoding="utf-8") as events:
-        for seq, event in enumerate(_events(directory.path, outcome)):
-            events.write(
-                codec.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
-            )
+    directory.events.write_text(events_text(directory.path, outcome), encoding="utf-8")
     return directory
 
 
+def events_text(path: Path, outcome: RunOutcome) -> str:
+    """The event log of a run in this directory."""
+    records = (
+        ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)
+        for seq, event in enumerate(_events(path, outcome))
+    )
+    return "".join(codec.encode(record) + "\n" for record in records)
+
+
 def _events(path: Path, outcome: RunOutcome) -> list[ev.Event]:
-    events: list[ev.Event] = [replace(run_started(path, 2), judge="gpt-4o-mini")]
+    events: list[ev.Event] = [
+        replace(run_started(path, outcome.planned_steps), judge="gpt-4o-mini")
+    ]
     for step in range(1, outcome.steps + 1):
-        events += step_events(step, 2, rows=2)
+        events += step_events(
+            step, outcome.planned_steps, rows=2, reward_range=(0.0, outcome.highest)
+        )
     if outcome.status is None:
         return events
     events.append(

@@ -96,8 +96,8 @@ def test_the_error_without_optuna_explains_how_to_install_it(
 ) -> None:
     monkeypatch.setattr("ida_tui.sweep.study.find_spec", lambda name: None)
 
-    result = ida_tui_here("sweep", "quickstart", "seed=0,1")
+    result = ida_tui_here("sweep", "quickstart", "lora.r=4..64", "--trials", "4")
 
     assert result.code == ExitCode.USAGE
-    assert "a sweep needs optuna" in result.err
+    assert "a search needs optuna" in result.err
     assert "uv sync --extra sweep" in result.err

@@ -21,9 +21,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.sweep import budget, directory, preflight, processes, text
 from ida_tui.sweep.results import build_table
-from ida_tui.sweep.scheduler import SweepScheduler
 from ida_tui.sweep.status import SweepReader
-from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
 from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
@@ -295,24 +293,20 @@ def test_a_spent_budget_pauses_the_sweep_and_prints_the_command_to_resume(
     assert "✓ 1/2 seed=0 R_IDA 0.250 → 0.500" in result.out
     assert "Paused: the sweep's budget of $0.01 is spent" in result.out
     assert f"--resume outputs/sweeps/{sweep.sweep_id} --budget DOLLARS" in result.out
-    assert TrialQueue(sweep).pending() == [1]
+    assert not sweep.study_file.exists()
 
 
 def test_runs_start_in_parallel_only_if_their_planned_memory_fits() -> None:
     plan = preflight.plan_sweep("quickstart", ["seed=0,1,2", "limit_gb=3"])
     sweep = preflight.create_sweep(plan, jobs=3, budget=None, started_at=NOON)
-    scheduler = SweepScheduler(
-        sweep, TrialQueue(sweep), print_line=lambda line: None, on_update=lambda table: None
-    )
     planned = sweep.combinations[0].planned
     assert planned is not None
 
-    fitting = 0
-    while scheduler._fits_in_memory(fitting):
-        scheduler._processes[fitting] = processes.SweepProcess(sweep, fitting, None)
-        fitting += 1
+    active: dict[int, processes.TrainingProcess] = {}
+    while processes.LocalMachine().has_room(sweep, len(active), active):
+        active[len(active)] = processes.SweepProcess(sweep, len(active), None)
 
-    assert fitting == int(3e9 // planned)
+    assert len(active) == int(3e9 // planned)
 
 
 def test_a_sweep_that_another_process_runs_cannot_be_resumed(ida_tui_here: Any) -> None:
@@ -340,23 +334,23 @@ def test_a_sweep_that_contains_a_link_is_not_resumed(ida_tui_here: Any) -> None:
     assert Path("victim").read_text() == "kept"
 
 
-def test_a_missing_study_file_is_rebuilt_from_the_runs(ida_tui_here: Any) -> None:
-    sweep = create_sweep({"seed": ("0", "1")}, [RunOutcome(0.6), RunOutcome(0.7)])
-    sweep.study_file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
+def test_a_grid_is_finished_by_its_runs_without_a_study(
+    monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    create_sweep({"seed": ("0", "1")}, [RunOutcome(0.6), RunOutcome(0.7)])
 
-    damaged = ida_tui_here("sweep", "--resume")
-    sweep.study_file.unlink()
     result = ida_tui_here("sweep", "--resume")
 
-    assert damaged.code == ExitCode.FAILED
-    assert f"delete outputs/sweeps/{sweep.sweep_id}/optuna.sqlite3" in damaged.err
     assert result.code == 0
+    assert "✓ 2/2 seed=1 R_IDA 0.250 → 0.700" in result.out
     assert "✓ All 2 runs are done" in result.out
+    assert "no search" in ida_tui_here("sweep", "--resume", "--trials", "4").err
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"v": 1}', '{"v": 2}', "null", "[" * 9000, '{"v": 1, "keys": {"seed": 5}}'],
+    ["", "[]", "{}", '{"v": 1}', '{"v": 3}', "null", "[" * 9000, '{"v": 1, "keys": {"seed": 5}}'],
     ids=range(8),
 )
 def test_a_folder_with_an_invalid_sweep_file_gets_a_one_line_error(

@@ -15,20 +15,23 @@ from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep import text
 from ida_tui.sweep.directory import Sweep
+from ida_tui.sweep.processes import Host
+from ida_tui.sweep.queue import GridQueue
 from ida_tui.sweep.results import SweepTable, build_table
 from ida_tui.sweep.scheduler import SweepScheduler
 from ida_tui.sweep.status import SweepReader
-from ida_tui.sweep.study import TrialQueue
+from ida_tui.sweep.study import StudyQueue
 from ida_tui.system.signals import STOP_SIGNALS, handle_signals
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import as_json, one_line
 
 
-def run_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
+def run_sweep(sweep: Sweep, host: Host, *, json: bool) -> ExitCode:
     """Train the remaining runs of a sweep, then print its table.
 
     Args:
         sweep: the sweep, whose directory exists.
+        host: where the runs are trained.
         json: print the table as JSON on stdout, and messages on stderr.
 
     Returns:
@@ -49,7 +52,8 @@ def run_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
     with owner.owned_run(RunDirectory(sweep.path)):
         scheduler = SweepScheduler(
             sweep,
-            TrialQueue(sweep),
+            GridQueue(sweep) if sweep.trials is None else StudyQueue(sweep),
+            host,
             print_line=lambda line: console.print(styled_line(line)),
             on_update=lambda results: _update_status(status, results),
         )
@@ -75,7 +79,8 @@ def show_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
     """Print the current table of a sweep, whether it is running or not."""
     results = build_table(sweep, SweepReader(sweep).read_all())
     _print_table(results, json=json)
-    if not json and any(not status.is_finished for status in results.trials):
+    finished = sum(status.is_finished for status in results.trials)
+    if not json and finished < sweep.total_runs:
         if owner.is_alive(RunDirectory(sweep.path)):
             print("Another process is running this sweep.")
         else:
@@ -98,10 +103,11 @@ def _update_status(status: Status | None, results: SweepTable) -> None:
 
 def _closing_lines(scheduler: SweepScheduler, results: SweepTable, code: ExitCode) -> list[str]:
     """The lines below the table."""
-    total = len(results.trials)
+    total = scheduler.sweep.total_runs
     done = sum(status.stage == "done" for status in results.trials)
-    failed = sum(status.is_finished and status.stage != "done" for status in results.trials)
-    open_runs = total - done - failed
+    pruned = sum(status.stage == "pruned" for status in results.trials)
+    failed = sum(status.is_finished for status in results.trials) - done - pruned
+    open_runs = total - done - pruned - failed
     command = _resume_command(scheduler.sweep)
     notes = (
         [f"! {failed} of {total} runs failed; resume a run with: ida-tui resume RUN"]
@@ -115,7 +121,8 @@ def _closing_lines(scheduler: SweepScheduler, results: SweepTable, code: ExitCod
         return [*notes, f"! Paused: {scheduler.pause_reason}. Resume with: {command}{budget_flag}"]
     if open_runs:
         return [*notes, f"! {open_runs} of {total} runs are not finished. Resume with: {command}"]
-    return notes or [f"✓ All {total} runs are done: {display_path(scheduler.sweep.path)}"]
+    stopped = f", {pruned} of them stopped for their reward" if pruned else ""
+    return notes or [f"✓ All {total} runs are done{stopped}: {display_path(scheduler.sweep.path)}"]
 
 
 def _resume_command(sweep: Sweep) -> str:

@@ -102,6 +102,9 @@ class SweepScreen(IdaScreen):
         """The current table of the sweep; reads the disk."""
         if self._reader is None or self._reader.sweep.path != path.resolve():
             self._reader = SweepReader(directory.read(path))
+        elif self._reader.sweep.trials is not None:
+            # A search gets its combinations one by one.
+            self._reader.sweep = directory.read(path)
         self._is_running = owner.is_alive(RunDirectory(path))
         return build_table(self._reader.sweep, self._reader.read_all())
 
@@ -149,8 +152,8 @@ class SweepScreen(IdaScreen):
 
     def _heading(self, results: SweepTable) -> str:
         finished = sum(status.is_finished for status in results.trials)
-        progress = f"{finished} of {len(results.trials)} runs finished"
-        if finished < len(results.trials):
+        progress = f"{finished} of {results.sweep.total_runs} runs finished"
+        if finished < results.sweep.total_runs:
             progress += " · running" if self._is_running else " · not running"
         return f"{results.sweep.experiment} {results.sweep.sweep_id}: {progress}"
 
