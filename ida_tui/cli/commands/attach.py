@@ -26,8 +26,7 @@ examples:
   ida-tui attach quickstart --lines   print lines, such as over a slow connection
   ida-tui attach quickstart --serve   show it in a browser on this machine, read-only
   ida-tui attach quickstart --pause   pause the run after the current step; --resume resumes it
-  ida-tui attach ssh://me@gpu-box/~/work/outputs/quickstart/latest
-                                      follow a run on another machine, with your own ssh
+  ida-tui attach ssh://gpu-box/~/outputs/quickstart/latest   follow a run on another machine
 """
 
 
