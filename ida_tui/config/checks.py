@@ -28,6 +28,7 @@ from ida_tui.config.training_checks.sampling import check_sampling_weights
 from ida_tui.config.training_checks.schedule import check_schedule
 from ida_tui.config.training_checks.steps import check_steps
 from ida_tui.config.trust.endpoint import base_url_problem
+from ida_tui.config.trust.webhook import webhook_problem
 from ida_tui.util.finding import Finding, error_finding, note_finding
 from ida_tui.util.format import format_count
 
@@ -65,6 +66,7 @@ def check_config(
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
+        *_check_notify(config),
         *check_effects(config, device),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
@@ -220,3 +222,13 @@ def _check_name_and_sinks(config: Config) -> Iterator[Finding]:
                 f"report_to lists {extra}, which is not installed",
                 f"uv sync --extra {extra}   or remove {extra} from report_to",
             )
+
+
+def _check_notify(config: Config) -> Iterator[Finding]:
+    notify = config.notify
+    if notify.webhook is not None and (problem := webhook_problem(notify.webhook)):
+        yield error_finding("notify.webhook", *problem)
+    if any("\0" in word for word in notify.command) or (notify.command and not notify.command[0]):
+        yield error_finding(
+            "notify.command", "the command is not a program", "write it as [PROGRAM, ARGUMENT, ...]"
+        )

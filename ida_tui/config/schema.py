@@ -23,6 +23,7 @@ from ida_tui.config.scoring.rubric import RubricAxis as RubricAxis
 from ida_tui.config.scoring.rubric import RubricConfig as RubricConfig
 from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
 from ida_tui.config.sections.lora import LoraConfig
+from ida_tui.config.sections.notify import NotifyConfig
 from ida_tui.config.sections.training import TrainingConfig
 
 DeviceName = Literal["mps", "cuda", "cpu"]
@@ -341,6 +342,8 @@ class Config(Section):
     """Evaluation before, during and after training."""
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
+    notify: NotifyConfig = Field(NotifyConfig(), exclude_if=lambda value: value == NotifyConfig())
+    """Messages on an alert, a pause and the end."""
 
     @property
     def needs_own_base(self) -> bool:

@@ -1,4 +1,4 @@
-"""Readiness checks before a run: device, model, API key, disk space and output folder.
+"""Readiness checks before a run: device, model, API key, disk space, output folder, receivers of messages.
 
 They use neither torch nor the network.
 """
@@ -15,6 +15,7 @@ from ida_tui.config.devices import guess_device
 from ida_tui.config.model_files import hub_cache, inspect_model, model_problem
 from ida_tui.config.schema import Config
 from ida_tui.errors import IdaError
+from ida_tui.events.notifications.channels import open_channels
 from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning.preview import choose_planned_device, key_source
 from ida_tui.util.finding import Finding
@@ -38,6 +39,7 @@ def check_readiness(config: Config, *, folder: Path) -> list[Finding]:
         *_check_model(config),
         _check_key(config, folder),
         *_check_disk(config),
+        *_check_receivers(config),
     ]
 
 
@@ -164,6 +166,18 @@ def _check_disk(config: Config) -> Iterator[Finding]:
         )
     elif free is not None:
         yield Finding("good", "disk", f"{free:.0f} GB free in {display_path(output_dir)}")
+
+
+def _check_receivers(config: Config) -> Iterator[Finding]:
+    if not config.notify.sends_messages:
+        return
+    try:
+        channels, _ = open_channels(config.notify)
+    except IdaError as error:
+        yield Finding("error", "notify", error.title, error.hint.splitlines()[0])
+        return
+    names = ", ".join(channel.name for channel in channels)
+    yield Finding("good", "notify", f"{names} on {', '.join(config.notify.events)}")
 
 
 def _check_free_space(

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,32 @@ from ida_tui.errors import ExitCode, UsageError
 from ida_tui.tui.terminal import redirect_output
 
 if TYPE_CHECKING:
+    from queue import SimpleQueue
+
     from ida_tui.tui.run_view.watched import RunView
 
 JOIN_TIMEOUT_S = 30.0
 """How long to wait for a run to stop after the app has closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteRun:
+    """A run of another machine, of which a copy is here."""
+
+    copy: Path
+    """Its run directory."""
+    address: str
+    """Where the run is."""
+    messages: SimpleQueue[str]
+    """Lines about the connection."""
+
+
 def run_app(
-    argv: Sequence[str], *, open_directory: Path | None = None, chat_directory: Path | None = None
+    argv: Sequence[str],
+    *,
+    open_directory: Path | None = None,
+    chat_directory: Path | None = None,
+    remote: RemoteRun | None = None,
 ) -> ExitCode:
     """Run the app until the user quits.
 
@@ -30,6 +49,7 @@ def run_app(
         argv: the command line as typed.
         open_directory: directory of a run or a sweep to open; None shows the launch screen.
         chat_directory: directory of a run to chat with.
+        remote: a run of another machine to open.
 
     Raises:
         UsageError: stdin, stdout or stderr is not a terminal.
@@ -53,12 +73,17 @@ def run_app(
     with redirect_output(library_log):
         from ida_tui.tui.app import IdaApp
 
-        app = IdaApp(
-            argv=argv,
-            crash_log=logs / "crash.txt",
-            open_directory=open_directory,
-            chat_directory=chat_directory,
-        )
+        if remote is None:
+            app = IdaApp(
+                argv=argv,
+                crash_log=logs / "crash.txt",
+                open_directory=open_directory,
+                chat_directory=chat_directory,
+            )
+        else:
+            from ida_tui.tui.remote import RemoteApp
+
+            app = RemoteApp(remote, argv=argv, crash_log=logs / "crash.txt")
         try:
             app.run()
         finally:

@@ -1,6 +1,6 @@
 """The command `ida-tui attach [RUN]`: follow a run; or pause, resume or stop a live one.
 
-With `--serve`, browsers on this machine can show the run, read-only.
+With `--serve`, browsers on this machine can show the run, read-only. RUN may be on another machine.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ examples:
   ida-tui attach quickstart --lines   print lines, such as over a slow connection
   ida-tui attach quickstart --serve   show it in a browser on this machine, read-only
   ida-tui attach quickstart --pause   pause the run after the current step; --resume resumes it
+  ida-tui attach ssh://gpu-box/~/outputs/quickstart/latest   follow a run on another machine
 """
 
 
@@ -36,7 +37,8 @@ def add(parser: ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="RUN",
-        help="run directory, run id, or experiment (its newest run); or a sweep's directory or id",
+        help="run directory, run id, or experiment (its newest run); ssh://[user@]host[:port]/path for a"
+        " run on another machine; or a sweep's directory or id",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--lines", action="store_true", help="print lines instead of opening the app")
@@ -65,20 +67,22 @@ def run(options: Namespace) -> ExitCode:
     """
     if options.port is not None and not options.serve:
         raise UsageError("--port needs --serve", "ida-tui attach RUN --serve --port N")
+    from ida_tui.runs.remote.address import is_remote
+
+    if options.name and is_remote(options.name):
+        from ida_tui.cli.remote import attach_remote
+
+        return attach_remote(options)
     from ida_tui.runs.catalog.lookup import find_run, newest_run
 
     outputs = Path("outputs")
     if options.name and (sweep := _find_sweep(options.name, outputs)):
         return _show_sweep(sweep, options)
     directory = find_run(options.name, outputs) if options.name else newest_run(outputs)
-    if options.pause:
-        return _send_request(directory, "pause")
-    if options.resume:
-        return _send_request(directory, "go_on")
-    if options.stop:
-        return _send_request(directory, "stop")
+    if request := asked_request(options):
+        return _send_request(directory, request)
     if options.serve:
-        return _serve(directory, DEFAULT_PORT if options.port is None else options.port)
+        return serve_run(directory, options.port)
     if not options.lines and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
         from ida_tui.tui.main import run_app
 
@@ -86,6 +90,15 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli.output.follow import follow_run
 
     return follow_run(directory, as_json=options.json)
+
+
+def asked_request(options: Namespace) -> ControlRequest | None:
+    """The request that the flags ask for."""
+    if options.pause:
+        return "pause"
+    if options.resume:
+        return "go_on"
+    return "stop" if options.stop else None
 
 
 def _find_sweep(name: str, outputs: Path) -> Path | None:
@@ -122,7 +135,12 @@ def _show_sweep(path: Path, options: Namespace) -> ExitCode:
     return show_sweep(directory.read(path), json=False)
 
 
-def _serve(directory: RunDirectory, port: int) -> ExitCode:
+def serve_run(directory: RunDirectory, port: int | None) -> ExitCode:
+    """Show a run in browsers on this machine; the default port is `DEFAULT_PORT`.
+
+    Raises:
+        UsageError: it cannot be served.
+    """
     from importlib.util import find_spec
 
     if find_spec("aiohttp") is None:
@@ -132,7 +150,7 @@ def _serve(directory: RunDirectory, port: int) -> ExitCode:
         )
     from ida_tui.tui.web.server import serve
 
-    return serve(directory.path, port=port)
+    return serve(directory.path, port=DEFAULT_PORT if port is None else port)
 
 
 CONFIRMATIONS = {

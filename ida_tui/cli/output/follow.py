@@ -16,12 +16,13 @@ from ida_tui.runs.postmortem import likely_cause
 POLL_INTERVAL_S = 0.2
 
 
-def follow_run(directory: RunDirectory, *, as_json: bool) -> ExitCode:
+def follow_run(directory: RunDirectory, *, as_json: bool, resumed_with: str = "") -> ExitCode:
     """Print a run from its start and follow it until it ends; Ctrl-C does not stop the run.
 
     Args:
         directory: the run.
         as_json: print events as JSON lines instead of lines for people.
+        resumed_with: the command that resumes a run of another machine; empty for one of this machine.
 
     Returns:
         The run's own exit code; 1 if it died without one.
@@ -43,7 +44,8 @@ def follow_run(directory: RunDirectory, *, as_json: bool) -> ExitCode:
                 return _exit_code(state.ended.exit_code)
             if not alive and not records:
                 printer.print_message(f"✗ the run died: {likely_cause(state)}")
-                printer.print_message(f"  resume with: ida-tui resume {directory.path}")
+                command = resumed_with or f"ida-tui resume {directory.path}"
+                printer.print_message(f"  resume with: {command}")
                 return ExitCode.FAILED
             if not records:
                 time.sleep(POLL_INTERVAL_S)

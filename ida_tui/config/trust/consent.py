@@ -1,10 +1,11 @@
-"""Consent to what a profile of somebody else asks for: send a key, run code, write elsewhere.
+"""Consent to what a profile of somebody else asks for: send a key or a message, run code, write elsewhere.
 
 The person's own words are those on the command line, in a shipped profile and in a profile in the user's
 folder. Any other file, such as the `config.yaml` of a run directory, may come from a stranger: its judge
-gets no key, its model and its reward functions run no code and its runs are not written outside of the
-working directory, unless the person agrees. An agreement is kept in `consent.json` in the user's
-configuration; a run that starts keeps what it was started with, so that it can be resumed.
+gets no key, its model, its reward functions and its command for messages run no code, its webhook gets
+nothing and its runs are not written outside of the working directory, unless the person agrees. An
+agreement is kept in `consent.json` in the user's configuration; a run that starts keeps what it was started
+with, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ from ida_tui.config.trust.endpoint import (
     normalize_base_url,
 )
 from ida_tui.config.trust.headers import header_variables
+from ida_tui.config.trust.webhook import webhook_variables
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.util.paths import display_path, expand_home
 
-Use = Literal["judge", "code", "functions", "output", "data"]
+Use = Literal["judge", "code", "functions", "output", "data", "notify"]
 """What a command does with a profile: send the judge its key, load the model, call the reward functions,
-create a run directory, send the judge the rows of a data file; whoever may call the judge may do that."""
-ALL_USES: tuple[Use, ...] = ("judge", "code", "functions", "output")
-RESUME_USES: tuple[Use, ...] = ("judge", "code", "functions")
+create a run directory, send the judge the rows of a data file (whoever may call the judge may do that), send
+messages about a run."""
+ALL_USES: tuple[Use, ...] = ("judge", "code", "functions", "output", "notify")
+RESUME_USES: tuple[Use, ...] = ("judge", "code", "functions", "notify")
 """Uses of the profile of an existing run, which writes only into its own directory."""
 CONSENT_KEYS = (
     "judge.base_url",
@@ -55,6 +58,8 @@ CONSENT_KEYS = (
     "prompts.source",
     "prompts.held_out_source",
     "judge.gold",
+    "notify.webhook",
+    "notify.command",
     *(f"judge.panel.{n}.{key}" for n in range(MAX_PANEL) for key in ("base_url", "api_key_env")),
 )
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
@@ -73,7 +78,7 @@ class Consent:
     use: Use
     subject: tuple[str, ...]
     """Endpoint and environment variable of a key; source of a model's code; function; output folder;
-    endpoint and data file."""
+    endpoint and data file; `webhook` and its address, or `command` and its words."""
 
     def description(self) -> str:
         """What would happen, as the end of a sentence that starts with the profile."""
@@ -87,6 +92,13 @@ class Consent:
         if self.use == "data":
             endpoint, file = self.subject
             return f"sends the rows of {file} to {endpoint}"
+        if self.use == "notify":
+            kind, *words = self.subject
+            if kind == "command":
+                return f"runs the command {shlex.join(words)}"
+            named = webhook_variables(words[0])
+            filled = f" with the environment variable {' and '.join(named)} in it" if named else ""
+            return f"sends messages about its runs to {words[0]}{filled}"
         return f"writes its runs to {self.subject[0]}"
 
 
@@ -152,6 +164,7 @@ def consents_of_run(
     if outside := _outside_folder(config):
         consents.add(outside)
     consents |= {consent for consent, _ in _sent_files(config)}
+    consents |= {consent for consent, _, _ in _messages(config)}
     return {consent for consent in consents if _is_used(consent, uses)}
 
 
@@ -265,6 +278,10 @@ def _asked(
                 folder.parent.resolve()
             ):
                 yield consent, [f"{key_of_file}={consent.subject[1]}"], key_of_file
+    for consent, word, key_of_receiver in _messages(config):
+        parts = [key for key in origins if f"{key}.".startswith(f"{key_of_receiver}.")]
+        if foreign := _foreign_keys(origins, parts):
+            yield consent, [word], foreign[0]
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
@@ -423,6 +440,17 @@ def _sent_files(config: Config) -> Iterator[tuple[Consent, str]]:
                 if not file.is_relative_to(Path.cwd().resolve()):
                     endpoint = endpoint_of(judge.base_url)
                     yield Consent("data", (endpoint, str(file))), key
+
+
+def _messages(config: Config) -> Iterator[tuple[Consent, str, str]]:
+    """Who gets messages about a run: each with the words that name it and their key."""
+    notify = config.notify
+    if notify.events and notify.webhook is not None:
+        consent = Consent("notify", ("webhook", notify.webhook))
+        yield consent, f"notify.webhook={notify.webhook}", "notify.webhook"
+    if notify.events and notify.command:
+        consent = Consent("notify", ("command", *notify.command))
+        yield consent, f"notify.command={json.dumps(notify.command)}", "notify.command"
 
 
 def _outside_folder(config: Config) -> Consent | None:

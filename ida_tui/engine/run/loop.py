@@ -34,6 +34,7 @@ from ida_tui.engine.run.crash_log import write_crash_log
 from ida_tui.engine.run.description import prepare_resume, write_description
 from ida_tui.engine.run.download import download_weights
 from ida_tui.engine.run.judge_services import JudgeServices
+from ida_tui.engine.run.messages import Receivers
 from ida_tui.engine.run.outcome import (
     Outcome,
     completed_outcome,
@@ -121,6 +122,7 @@ def train(
     """
     process = process_info()
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
+    receivers = Receivers.from_config(config)
     announce_run(process, offline=config.model.folder() is not None)
     with libraries.without_gc():
         preflight = run_preflight(
@@ -133,7 +135,9 @@ def train(
             stop_requested=control.stop.is_set,
         )
     with join_process_group(process, preflight.device) as process_group:
-        _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
+        _start(
+            preflight, process_group, key, argv, subscriber, control, resume, decisions, receivers
+        )
 
 
 def _start(
@@ -145,6 +149,7 @@ def _start(
     control: RunControl,
     resume: ResumePoint | None,
     decisions: queue.SimpleQueue[ResumeDecision] | None,
+    receivers: Receivers,
 ) -> None:
     """Create or reopen the run directory, then train."""
     config = preflight.config
@@ -155,6 +160,7 @@ def _start(
     previous = resume.state if resume else RunState()
     secrets, clock = Secrets(judge_secrets(config.judge, key)), RunClock()
     secrets.add(hub_token(Path.cwd()))
+    secrets.add(receivers.secrets)
     argv = [secrets.redact(argument) for argument in argv]
 
     def recreate() -> None:
@@ -164,7 +170,10 @@ def _start(
         costs.recreate()
         ownership.reacquire()
 
-    with owner.owned_run(directory) as ownership:
+    notifier = receivers.notifier(
+        config, directory, lambda notice: run.emit(notice), secrets, control, decisions is not None
+    )
+    with notifier, owner.owned_run(directory) as ownership:
         costs = JudgeCosts(directory, "train", earlier=previous.judge.cost)
         if resume is None:
             write_description(directory, config, preflight, argv)
@@ -199,6 +208,7 @@ def _start(
             )
             run.sinks = _sink_dispatcher(run, secrets)
             log.subscribe(run.sinks)
+            log.subscribe(notifier)
             latest_before = point_latest(directory) if resume is None else ""
             outcome = RunLoop(run, key, secrets, decisions).run()
             if resume is None and run.state.run is None:

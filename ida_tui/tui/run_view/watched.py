@@ -48,6 +48,8 @@ class RunView:
     pause_requested: bool = False
     handing_over: bool = False
     """Whether the run is about to go on in the background."""
+    place: str = ""
+    """Address of a run of another machine, whose directory is a copy; empty for other runs."""
     started_at: datetime | None = None
     """When the user started it; its first event follows seconds later."""
 

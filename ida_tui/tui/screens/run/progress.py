@@ -40,7 +40,8 @@ class ProgressPane(Pane):
         if run_view.viewed_state is not None:
             return render_viewed_step(state, run_view, width)
         if state.ended is not None:
-            return render_result(state, state.ended, str(run_view.directory or ""), width)
+            place = run_view.place or str(run_view.directory or "")
+            return render_result(state, state.ended, place, width)
         if state.seq < 0:
             return render_starting(run_view, now)
         return join_lines(
