@@ -436,9 +436,9 @@ def _constant_items(
     factor = OPTIMIZER_STATE_FACTOR.get(resolve_precision(config, device).optim, 2.0)
     yield MemoryItem("optimizer", factor * gradients, "always")
     if processes > 1:
-        # The buckets of torch's DistributedDataParallel, and one tensor with all gradients to average.
-        # The fast engine on the CPU never touches the buckets.
-        buffers = gradients * (2 if config.engine == "fast" and device != "cpu" else 1)
+        # torch's DistributedDataParallel keeps the gradients in its buckets. A new one is copied there.
+        largest = terms.largest_tensor_elements(shape) * policy.size / max(1, shape.parameter_count())
+        buffers = min(largest, gradients)
         yield MemoryItem("process buffers", buffers, "always")
     yield runtime
 

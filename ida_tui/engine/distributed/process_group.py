@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -137,31 +137,6 @@ class ProcessGroup:
         torch.set_rng_state(host)
         if device is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(device)
-
-    def average_gradients(self, parameters: Iterable[Any]) -> None:
-        """Replace every gradient by its mean over the ranks, with one all-reduce per number format."""
-        if self.is_single:
-            return
-        import torch
-        import torch.distributed as dist
-
-        # Detect a lost rank here, where waiting raises an error, rather than in NCCL, where it may hang.
-        self.barrier()
-        by_format: dict[Any, list[Any]] = {}
-        for parameter in parameters:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                by_format.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-        for gradients in by_format.values():
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            with self._raising_peer_lost():
-                dist.all_reduce(flat)
-            flat /= self.world_size
-            start = 0
-            for gradient in gradients:
-                gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-                start += gradient.numel()
 
     # -- end of the run -----------------------------------------------------------------------
 

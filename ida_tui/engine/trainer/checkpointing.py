@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
-from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from ida_tui.engine.device import device
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.trainer.parallel import ParallelGRPOTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.rollout_copy import RolloutCopy, concatenate_rows, to_device
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
@@ -38,7 +38,7 @@ RNG_FILE = "rng_state.pth"
 """Checkpoint file with all other generator states. transformers uses this name for a single process."""
 
 
-class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class CheckpointedGRPOTrainer(ParallelGRPOTrainer):
     """`trl.GRPOTrainer` that saves and loads the checkpoints of a run directory.
 
     Args:
@@ -57,12 +57,11 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         self._recorder = recorder
-        self._process_group = process_group
         self._checkpoint_metadata = checkpoint_metadata
         self._checkpoint_output_dir: str | None = None
         self._rng_before_step: device.RngState | None = None
         self._rollout_copy: RolloutCopy | None = None
-        super().__init__(**arguments)
+        super().__init__(process_group=process_group, **arguments)
 
     # -- reused completions -----------------------------------------------------------------------
 

@@ -4,7 +4,9 @@
     log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
 `FastTrainer` overrides the methods that compute these, `_generate_completion_ids` and
-`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes.
+`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes. With
+several processes the loss's forward pass goes through torch's `DistributedDataParallel`, which averages the
+gradients during the backward pass.
 
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 from trl.models import unwrap_model_for_generation
+from trl.models.utils import _ForwardRedirection
 from trl.trainer.utils import pad
 
 from ida_tui.config.sections.training import SamplingWeights
@@ -386,30 +389,32 @@ class FastTrainer(InstrumentedGRPOTrainer):
             entropies += [] if entropy is None else [entropy]
         return torch.cat(logprobs), torch.cat(entropies) if entropies else None, None
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
-        if self._scores_fast and self.accelerator.sync_gradients:
-            self._process_group.average_gradients(self.model.parameters())
-        return loss
-
     # -- log-probabilities, and their agreement ---------------------------------
 
     def _fast_logprobs(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and, on request, entropies of the completion tokens, (rows, logits_to_keep)."""
+        unwrapped = self.accelerator.unwrap_model(model)
+        compute = partial(
+            completion_logprobs,
+            unwrapped,
+            ids,
+            mask,
+            logits_to_keep,
+            self.temperature,
+            with_entropy=entropy,
+            entropy_gradient=self._entropy_bonus_enabled,
+            bucket=self._length_bucket,
+        )
         with self.accelerator.autocast():
-            return completion_logprobs(
-                self.accelerator.unwrap_model(model),
-                ids,
-                mask,
-                logits_to_keep,
-                self.temperature,
-                with_entropy=entropy,
-                entropy_gradient=self._entropy_bonus_enabled,
-                bucket=self._length_bucket,
+            if self._process_group.is_single or not torch.is_grad_enabled():
+                return compute()
+            # Only a forward pass of the wrapper prepares it for the gradients of the backward pass.
+            outputs: tuple[torch.Tensor, torch.Tensor | None] = _ForwardRedirection()(
+                self.model_wrapped, unwrapped, compute
             )
+            return outputs
 
     def _is_check_due(self) -> bool:
         """Whether the next rollout is checked."""
