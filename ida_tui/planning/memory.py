@@ -437,7 +437,9 @@ def _constant_items(
     yield MemoryItem("optimizer", factor * gradients, "always")
     if processes > 1:
         # torch's DistributedDataParallel keeps the gradients in its buckets. A new one is copied there.
-        largest = terms.largest_tensor_elements(shape) * policy.size / max(1, shape.parameter_count())
+        largest = (
+            terms.largest_tensor_elements(shape) * policy.size / max(1, shape.parameter_count())
+        )
         buffers = min(largest, gradients)
         yield MemoryItem("process buffers", buffers, "always")
     yield runtime

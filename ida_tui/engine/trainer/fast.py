@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import _ForwardRedirection
 from trl.trainer.utils import pad
@@ -104,7 +103,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
-        self._rng_after_shuffle: torch.Tensor | None = None
         self._scores_old_policy = False
         """Whether TRL asks next for the policy's log-probabilities before the update."""
         self._noted_own_weights = False
@@ -162,12 +160,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _notify(self, level: Any, text: str) -> None:
         self._recorder.emit(Noticed(level=level, source="engine", text=text))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train until the last step, with the same random numbers on all ranks."""
-        # TRL seeds each rank differently. Here all ranks draw from the same generator state.
-        self._process_group.sync_rng()
-        return super().train(*args, **kwargs)
-
     def discard_step(self) -> None:
         super().discard_step()
         self._precomputed = None
@@ -183,13 +175,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if "importance_sampling_ratio" in batch:
             sums = self._process_group.all_gather(RatioSums.of(batch, RatioBounds.of(self.args)))
             self._recorder.record_sampling(SamplingFigures.of_ranks(sums))
-        if not self._process_group.is_single:
-            # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
-            # so that several processes draw the same random numbers as one.
-            rng_state = torch.get_rng_state()
-            torch.randperm(len(inputs) * self.world_size)
-            self._rng_after_shuffle = torch.get_rng_state()
-            torch.set_rng_state(rng_state)
         return batch
 
     def _generate_single_turn(
@@ -222,10 +207,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._prompt_ids = prompt_ids
         self._check_lengths(prompt_ids)
         if not self._samples_fast:
-            if not self._process_group.is_single:
-                # All ranks have the same generator state. TRL needs different ones, or ranks that share a
-                # prompt would draw the same completions.
-                set_seed(self.args.seed + self._current_step, device_specific=True)
             return super()._generate_completion_ids(progress, prompt_ids, *args, **kwargs)
         settings = self.generation_config
         shared_sampler, on_tokens = None, progress.on_tokens
@@ -324,13 +305,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         return torch.cat(ids, dim=1), torch.cat(mask, dim=1), ids[1].shape[1]
 
     # -- update -----------------------------------------------------------------------------
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._rng_after_shuffle is not None:
-            torch.set_rng_state(self._rng_after_shuffle)
-            self._rng_after_shuffle = None
-        return inputs
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)

@@ -1,21 +1,28 @@
-"""Wrappers of the model for several processes, which average or shard its gradients."""
+"""Several processes that train one model: shared random numbers, and the wrapper that averages gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.rollout.shared_rng import shared_multinomial
 
 
 class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """`trl.GRPOTrainer` whose `DistributedDataParallel` keeps one copy of the gradients, in its buckets.
+    """`trl.GRPOTrainer` that trains with several processes what a single process would train.
 
-    By default every gradient exists twice: as the parameter's own, and in a bucket that is communicated.
+    TRL seeds each process differently. Here all of them draw the random numbers of the full step, and use
+    those of their own rows. torch's `DistributedDataParallel` holds every gradient once, in the bucket that
+    it communicates; by default the parameter has another copy.
 
     Args:
         process_group: the processes of the run.
@@ -24,6 +31,7 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def __init__(self, *, process_group: ProcessGroup, **arguments: Any) -> None:
         self._process_group = process_group
+        self._rng_after_shuffle: torch.Tensor | None = None
         super().__init__(**arguments)
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
@@ -40,7 +48,59 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
         prepared = super()._prepare_for_training(*args, **kwargs)
-        if adds_up and isinstance(self.model_wrapped, DistributedDataParallel):
-            zero_grad = self.model_wrapped.zero_grad
-            self.model_wrapped.zero_grad = partial(zero_grad, set_to_none=False)
+        wrapper: Any = self.model_wrapped
+        if adds_up and isinstance(wrapper, DistributedDataParallel):
+            wrapper.zero_grad = partial(wrapper.zero_grad, set_to_none=False)
         return prepared
+
+    # -- random numbers ---------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train until the last step, with the same random numbers on all ranks."""
+        self._process_group.sync_rng()
+        return super().train(*args, **kwargs)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with shared_multinomial(self._process_group):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        with self._padding_to_all_ranks():
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if not self._process_group.is_single:
+            # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would.
+            rng_state = torch.get_rng_state()
+            torch.randperm(len(inputs) * self._process_group.world_size)
+            self._rng_after_shuffle = torch.get_rng_state()
+            torch.set_rng_state(rng_state)
+        return batch
+
+    @contextmanager
+    def _padding_to_all_ranks(self) -> Iterator[None]:
+        """Inside the block, TRL pads rows to the longest row of all ranks, as a single process would.
+
+        Sums over wider rows round differently. Adam makes steps of one size out of gradients of any size, so
+        the smallest gradients would differ visibly.
+        """
+        if self._process_group.is_single:
+            yield
+            return
+        original = grpo_trainer.pad
+
+        def pad(tensors: list[torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+            longest = max(len(tensor) for tensor in tensors)
+            width = max(self._process_group.all_gather_ints(longest)[0])
+            multiple = kwargs.pop("pad_to_multiple_of", None) or 1
+            kwargs["pad_to_multiple_of"] = max(1, -(-width // multiple) * multiple)
+            padded: torch.Tensor = original(tensors, *args, **kwargs)
+            return padded
+
+        with mock.patch.object(grpo_trainer, "pad", pad):
+            yield
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._rng_after_shuffle is not None:
+            torch.set_rng_state(self._rng_after_shuffle)
+            self._rng_after_shuffle = None
+        return inputs
