@@ -10,10 +10,14 @@ from unittest import mock
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from transformers.distributed.utils import gather_full_state_dict
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.distributed.sharding import is_sharded, trains_shards, whole
+from ida_tui.engine.distributed.shared_calls import make_call
+from ida_tui.engine.distributed.work import GatherWeights, ModelCall
 from ida_tui.engine.rollout.shared_rng import shared_multinomial
 
 
@@ -32,7 +36,11 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def __init__(self, *, process_group: ProcessGroup, **arguments: Any) -> None:
         self._process_group = process_group
         self._rng_after_shuffle: torch.Tensor | None = None
-        super().__init__(**arguments)
+        with _without_saving(arguments["args"], process_group.shares_model):
+            super().__init__(**arguments)
+        self.trains_shards = process_group.shares_model and trains_shards(self.model)
+        """Whether each rank holds a part of the trained weights."""
+        process_group.perform = self._perform
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
@@ -48,10 +56,49 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
         prepared = super()._prepare_for_training(*args, **kwargs)
-        wrapper: Any = self.model_wrapped
-        if adds_up and isinstance(wrapper, DistributedDataParallel):
+        if adds_up and isinstance(self.model_wrapped, DistributedDataParallel):
+            wrapper: Any = self.model_wrapped
             wrapper.zero_grad = partial(wrapper.zero_grad, set_to_none=False)
         return prepared
+
+    def _perform(self, work: Any) -> None:
+        """Do what rank 0 has announced, on another rank of a shared model."""
+        if isinstance(work, ModelCall):
+            make_call(self.accelerator.unwrap_model(self.model), self._process_group, work)
+        elif isinstance(work, GatherWeights):
+            gather_full_state_dict(self.model)
+
+    @contextmanager
+    def gathered_weights(self) -> Iterator[None]:
+        """Inside the block, rank 0 saves the whole trained weights of a sharded model.
+
+        If they are sharded, all ranks enter it together; the other ranks with `GatherWeights`, or in
+        `_save_checkpoint`. transformers and PEFT would gather weights with every attempt to write.
+        """
+        if not self._process_group.shares_model:
+            yield
+            return
+        model = self.model
+        if self.trains_shards:
+            weights, owner = gather_full_state_dict(model), model
+        else:
+            weights, owner = _unsharded(model.state_dict()), model.get_base_model()
+        save, settings = model.save_pretrained, owner.config.distributed_config
+
+        def save_gathered(folder: str, **arguments: Any) -> None:
+            save(folder, **arguments | {"state_dict": weights})
+
+        owner.config.distributed_config = None
+        model.save_pretrained = save_gathered
+        try:
+            yield
+        finally:
+            owner.config.distributed_config = settings
+            model.save_pretrained = save
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        return whole(norm) if isinstance(norm, torch.Tensor) else norm
 
     # -- random numbers ---------------------------------------------------------------------------
 
@@ -104,3 +151,21 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             torch.set_rng_state(self._rng_after_shuffle)
             self._rng_after_shuffle = None
         return inputs
+
+
+@contextmanager
+def _without_saving(args: Any, is_sharded: bool) -> Iterator[None]:
+    """Inside the block, no checkpoints are planned, of which transformers cannot save the optimizer's shards.
+
+    `CheckpointedGRPOTrainer` saves them.
+    """
+    strategy = args.save_strategy
+    if is_sharded:
+        args.save_strategy = "no"
+    yield
+    args.save_strategy = strategy
+
+
+def _unsharded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights that this process holds as a whole, such as those of an adapter."""
+    return {name: tensor for name, tensor in weights.items() if not is_sharded(tensor)}
