@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.distributed.utils import gather_full_state_dict
 
 
 def is_sharded(tensor: object) -> bool:
@@ -19,6 +21,25 @@ def is_sharded(tensor: object) -> bool:
 def trains_shards(model: torch.nn.Module) -> bool:
     """Whether trained weights of a model are sharded; those of an adapter on a sharded model are not."""
     return any(is_sharded(p) for p in model.parameters() if p.requires_grad)
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Have a sharded model hold parts again: a forward pass without gradients leaves some layers whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def gather_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The whole weights of a sharded model in host memory; empty except on rank 0. All processes call this.
+
+    Like a file of weights, they have each tied weight once.
+    """
+    weights = gather_full_state_dict(model)
+    kept = {name for name, _ in model.named_parameters()} | {
+        name for name, _ in model.named_buffers()
+    }
+    return {name: tensor for name, tensor in weights.items() if name in kept}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -62,6 +83,7 @@ def load_parts(model: torch.nn.Module, folder: Path) -> None:
     Raises:
         KeyError: a weight of the model is not in the files, and not tied to one that is.
     """
+    reshard(model)
     targets = dict(model.named_parameters())
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as weights, torch.no_grad():

@@ -10,12 +10,17 @@ from unittest import mock
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers.distributed.utils import gather_full_state_dict
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from ida_tui.engine.distributed.process_group import ProcessGroup
-from ida_tui.engine.distributed.sharding import is_sharded, trains_shards, whole
+from ida_tui.engine.distributed.sharding import (
+    gather_weights,
+    is_sharded,
+    reshard,
+    trains_shards,
+    whole,
+)
 from ida_tui.engine.distributed.shared_calls import make_call
 from ida_tui.engine.distributed.work import GatherWeights, ModelCall
 from ida_tui.engine.rollout.shared_rng import shared_multinomial
@@ -55,6 +60,8 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
+        if self._process_group.shares_model:
+            reshard(self.model)  # the optimizer gets the parts
         prepared = super()._prepare_for_training(*args, **kwargs)
         if adds_up and isinstance(self.model_wrapped, DistributedDataParallel):
             wrapper: Any = self.model_wrapped
@@ -66,7 +73,7 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if isinstance(work, ModelCall):
             make_call(self.accelerator.unwrap_model(self.model), self._process_group, work)
         elif isinstance(work, GatherWeights):
-            gather_full_state_dict(self.model)
+            gather_weights(self.model)
 
     @contextmanager
     def gathered_weights(self) -> Iterator[None]:
@@ -80,7 +87,7 @@ class ParallelGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             return
         model = self.model
         if self.trains_shards:
-            weights, owner = gather_full_state_dict(model), model
+            weights, owner = gather_weights(model), model
         else:
             weights, owner = _unsharded(model.state_dict()), model.get_base_model()
         save, settings = model.save_pretrained, owner.config.distributed_config
