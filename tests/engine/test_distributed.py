@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
@@ -22,10 +17,22 @@ from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
 from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.runs.store import checkpoints
 from tests.conftest import IdaTui
-from tests.support.judge_server import Behavior, Gate, Judge, ScriptedJudge, completion_in
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.launched import (
+    MODEL,
+    Events,
+    completion_texts,
+    events_of_type,
+    latest,
+    offline_scores,
+    processes,
+    rank,
+    read_events,
+    relative_distance,
+    step,
+)  # fmt: skip
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
@@ -40,81 +47,8 @@ PLAIN_RUN = (
 )  # fmt: skip
 STEP_CALLS = 48
 """Calls to the judge in a step."""
-ADAPTER, MODEL = "adapter/adapter_model.safetensors", "model/model.safetensors"
 # The processes add in a different order: about 2e-6 after six steps of the quickstart.
 TOLERANCE = 1e-4
-Events = list[dict[str, Any]]
-
-
-@contextmanager
-def processes(*arguments: str, folder: Path, number: int = 2) -> Iterator[subprocess.Popen[str]]:
-    """Runs `torchrun` in the background; its stdout is a pipe of events."""
-    with subprocess.Popen(
-        [
-            *(*prepared_python(), "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", str(number), "--no-python"),
-            *(*prepared_python(), "-m", "ida_tui", *arguments),
-        ],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "stderr.txt").open("a"),
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as launcher:
-        try:
-            yield launcher
-        finally:
-            launcher.terminate()
-
-
-def read_events(
-    launcher: subprocess.Popen[str], until: Callable[[dict[str, Any]], bool] | None = None
-) -> Events:
-    """The events up to the first one that matches `until`, or to the end."""
-    assert launcher.stdout is not None
-    events = []
-    for line in launcher.stdout:
-        events.append(json.loads(line))
-        if until is not None and until(events[-1]):
-            break
-    return events
-
-
-def events_of_type(events: Events, name: str) -> Events:
-    return [event for event in events if event["type"] == name]
-
-
-def step(number: int) -> Callable[[dict[str, Any]], bool]:
-    return lambda event: event["type"] == "StepFinished" and event["step"] == number
-
-
-def rank(number: int, folder: Path) -> psutil.Process:
-    """The process of this rank of a run in this folder."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("RANK") == str(number) and process.cwd() == str(folder):
-                return process
-    raise AssertionError(f"no process of rank {number}")
-
-
-def latest(folder: Path) -> Path:
-    return (folder / "outputs" / "quickstart" / "latest").resolve()
-
-
-def relative_distance(reference: Path, other: Path, weights: str = ADAPTER) -> float:
-    """L2 distance between two adapters or models, relative to the norm of the first."""
-    from safetensors.torch import load_file
-
-    reference_weights, other_weights = (load_file(run / weights) for run in (reference, other))
-    assert reference_weights.keys() == other_weights.keys()
-    squared_distance = sum(
-        float((reference_weights[name] - other_weights[name]).square().sum())
-        for name in reference_weights
-    )
-    return (
-        squared_distance
-        / sum(float(tensor.square().sum()) for tensor in reference_weights.values())
-    ) ** 0.5
 
 
 @pytest.fixture(scope="module")
@@ -130,22 +64,6 @@ def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
         check=True,
     )
     return latest(folder), [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def completion_texts(events: Events) -> dict[tuple[int, int, int], str]:
-    finished = events_of_type(events, "CompletionFinished")
-    return {(event["step"], event["group"], event["index"]): event["text"] for event in finished}
-
-
-def offline_scores(body: Mapping[str, Any]) -> Behavior:
-    """The scores that the offline judge gives."""
-    prompts = resolve("quickstart").config.prompts.prompts
-    user = body["messages"][-1]["content"]
-    prompt = next(p for p in prompts if json.dumps(p.text, ensure_ascii=False) in user)
-    score = OfflineScorer([p.text for p in prompts]).score(
-        prompt.text, prompt.kind, completion_in(body)
-    )
-    return Judge(score.align, score.risk, score.detail)
 
 
 # --- the same result as a single process ---------------------------------------------------
@@ -204,10 +122,22 @@ def test_the_plain_engine_trains_all_weights_with_two_processes_like_with_one(
     assert relative_distance(expected, latest(here), MODEL) < TOLERANCE
 
 
-@pytest.mark.parametrize("phase", ["generate", "update", "save"])
-def test_a_rank_that_is_killed_ends_the_run_in_any_phase(phase: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        ("generate", ()),
+        ("update", ("engine=plain", "training.method=full", "training.sharding=fsdp")),
+        ("save", ("engine=plain", "training.sharding=fsdp")),
+    ],
+)
+def test_a_rank_that_is_killed_ends_the_run_in_any_phase(
+    phase: str, settings: tuple[str, ...]
+) -> None:
     here = Path.cwd()
-    arguments = (*RUN, "training.max_steps=200", "training.save_steps=1", "--json")
+    arguments = (
+        *RUN, *settings, "training.max_steps=200", "training.save_steps=1", "training.num_generations=4",
+        "training.per_device_train_batch_size=8", "training.max_completion_length=16", "--json",
+    )  # fmt: skip
     with processes("run", *arguments, folder=here) as launcher:
         read_events(launcher, step(1))
         read_events(launcher, lambda event: event.get("phase") == phase)
@@ -330,13 +260,18 @@ def test_launcher_variables_are_read_and_invalid_ones_are_refused(
         process_info()
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_a_launcher_that_shards_the_model_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("FSDP", "FSDP1"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")],
+)
+def test_a_launcher_that_shards_the_model_otherwise_is_refused(
+    variable: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
-    with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
+    monkeypatch.delenv("FSDP_VERSION", raising=False)
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(UsageError, match=f"accelerate is configured for {name}") as refused:
         preflight.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
+    assert "training.sharding=fsdp engine=plain" in refused.value.hint
 
 
 def test_several_processes_cannot_share_the_gpu_of_a_mac() -> None:
