@@ -30,6 +30,15 @@ def reshard(model: torch.nn.Module) -> None:
             module.reshard()
 
 
+def copy_parts(model: torch.nn.Module) -> None:
+    """Give the parts of a model that was just loaded their own memory: they may be views of whole weights."""
+    for parameter in model.parameters():
+        if isinstance(parameter, DTensor):
+            local = parameter._local_tensor.detach()
+            if local.untyped_storage().nbytes() > local.nbytes:
+                parameter._local_tensor = local.clone()
+
+
 def gather_weights(model: Any) -> dict[str, torch.Tensor]:
     """The whole weights of a sharded model in host memory; empty except on rank 0. All processes call this.
 

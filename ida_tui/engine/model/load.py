@@ -21,6 +21,7 @@ from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.engine.device.packed import PackedLinear
+from ida_tui.engine.distributed.sharding import copy_parts
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.engine.model.quantize import loading_arguments, use_packed_layers
@@ -195,6 +196,8 @@ def load_model(
         raise _cannot_load(model, error) from error
     if problem:
         raise _cannot_load(model, ValueError(problem))
+    if shards > 1:
+        copy_parts(loaded)
     if model.quantization != "none":
         use_packed_layers(loaded, getattr(torch, dtype))
     if find_source(model.path).kind == "gguf":

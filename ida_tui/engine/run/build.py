@@ -31,6 +31,7 @@ from ida_tui.judge.service import JudgeService
 from ida_tui.planning import memory
 from ida_tui.rewards.formulas import formula_text
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.system import allocator
 
 
 def build_trainer(
@@ -70,6 +71,8 @@ def build_trainer(
         checkpoints,
     )
     process_group.shares_model = config.training.sharding == "fsdp" and not process_group.is_single
+    if process_group.shares_model:
+        allocator.return_freed_memory()
     adapter = (
         load.peft_config(config.lora, config.model) if config.training.method == "lora" else None
     )
