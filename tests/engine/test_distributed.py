@@ -146,9 +146,11 @@ def test_a_rank_that_is_killed_ends_the_run_in_any_phase(
         assert launcher.wait() != 0
     assert (ended["status"], ended["exit_code"]) == ("failed", ExitCode.FAILED)
     assert ended["message"].startswith("process 2 of 2 (rank 1) ended: killed")
-    checkpoint = latest(here) / "checkpoints" / f"checkpoint-{ended['steps_done']}"
-    assert isinstance(checkpoints.verify_checkpoint(checkpoint), checkpoints.Checkpoint)
-    assert f"checkpoint: {checkpoint.relative_to(here)}\nresume with:" in ended["hint"]
+    newest = checkpoints.list_checkpoints(latest(here) / "checkpoints")[0][0]
+    # A part of all trained weights is lost with the process, and so is a step that it had not saved.
+    lost_steps = int("training.method=full" in settings)
+    assert ended["steps_done"] - newest.step <= lost_steps
+    assert f"checkpoint: {newest.path.relative_to(here)}\nresume with:" in ended["hint"]
 
 
 def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
