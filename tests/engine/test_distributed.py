@@ -140,7 +140,7 @@ def test_a_rank_that_is_killed_ends_the_run_in_any_phase(
     )  # fmt: skip
     with processes("run", *arguments, folder=here) as launcher:
         read_events(launcher, step(1))
-        read_events(launcher, lambda event: event.get("phase") == phase)
+        read_events(launcher, lambda e: (e["type"], e.get("phase")) == ("PhaseChanged", phase))
         rank(1, here).kill()
         ended = read_events(launcher)[-1]
         assert launcher.wait() != 0
