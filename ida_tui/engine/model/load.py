@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.distributed import DistributedConfig
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
 from ida_tui.config.models.source import find_source
@@ -20,6 +21,7 @@ from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import ModelConfig
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.engine.device.packed import PackedLinear
+from ida_tui.engine.distributed.sharding import copy_parts
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.engine.model.quantize import loading_arguments, use_packed_layers
@@ -161,8 +163,16 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) -> Any:
+def load_model(
+    model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer, *, shards: int = 1
+) -> Any:
     """Load a model in the given number format into host memory, prepared for generation with this tokenizer.
+
+    Args:
+        model: the model's profile.
+        dtype: number format of the weights.
+        tokenizer: the model's tokenizer.
+        shards: number of processes that load a part each, onto their devices (torch's FSDP2).
 
     Raises:
         IdaError: the weights cannot be loaded, are incomplete, or do not belong to the tokenizer.
@@ -179,12 +189,15 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_find_mismatch` names them
             **loading_arguments(model),
+            **({"distributed_config": DistributedConfig(fsdp_size=shards)} if shards > 1 else {}),
         )
         problem = _find_mismatch(loaded, report, tokenizer, model)
     except Exception as error:
         raise _cannot_load(model, error) from error
     if problem:
         raise _cannot_load(model, ValueError(problem))
+    if shards > 1:
+        copy_parts(loaded)
     if model.quantization != "none":
         use_packed_layers(loaded, getattr(torch, dtype))
     if find_source(model.path).kind == "gguf":

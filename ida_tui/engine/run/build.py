@@ -31,6 +31,7 @@ from ida_tui.judge.service import JudgeService
 from ida_tui.planning import memory
 from ida_tui.rewards.formulas import formula_text
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.system import allocator
 
 
 def build_trainer(
@@ -69,6 +70,9 @@ def build_trainer(
         preflight.device,
         checkpoints,
     )
+    process_group.shares_model = config.training.sharding == "fsdp" and not process_group.is_single
+    if process_group.shares_model:
+        allocator.return_freed_memory()
     adapter = (
         load.peft_config(config.lora, config.model) if config.training.method == "lora" else None
     )
@@ -81,7 +85,12 @@ def build_trainer(
         )
 
     def load_model() -> Any:
-        return load.load_model(config.model, preflight.recipe.weights, preflight.tokenizer)
+        return load.load_model(
+            config.model,
+            preflight.recipe.weights,
+            preflight.tokenizer,
+            shards=process_group.world_size if process_group.shares_model else 1,
+        )
 
     trainer = trainer_class(
         process_group=process_group,
@@ -103,7 +112,7 @@ def build_trainer(
         chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
     )
-    if process_group.is_rank_zero:
+    if process_group.is_rank_zero or process_group.shares_model:
         require_finite_outputs(
             trainer.model,
             preflight.tokenizer,
