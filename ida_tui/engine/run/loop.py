@@ -26,6 +26,7 @@ from ida_tui.engine.distributed.process_group import (
     announce_run,
     join_process_group,
 )
+from ida_tui.engine.distributed.shared_folder import require_shared_folder
 from ida_tui.engine.exceptions import PauseRequested, RunInterrupted
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ControlFileWatcher, ResumeDecision, RunControl
@@ -70,6 +71,7 @@ from ida_tui.planning.hub_models import hub_token
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
     create_run_directory,
+    experiment_directory,
     point_latest,
     restore_latest,
 )
@@ -129,6 +131,8 @@ def train(
         stop_requested=control.stop.is_set,
     )
     with join_process_group(process, preflight.device) as process_group:
+        new_runs = experiment_directory(config.output_dir, config.name)
+        require_shared_folder(process_group, resume.directory.path.parent if resume else new_runs)
         _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
 
