@@ -37,25 +37,36 @@ def restarted_run(config: Config) -> RunDirectory | None:
 
 
 def continue_run(directory: RunDirectory, *, as_json: bool) -> ExitCode:
-    """Resume the run from its last complete checkpoint; a run that somebody has stopped stays stopped.
+    """Resume the run from its last complete checkpoint, unless it has ended for good.
 
     Raises:
         IdaError: the run cannot be resumed.
     """
-    deadline = time.monotonic() + OWNER_WAIT_S
-    while owner.is_alive(directory) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    ended = read_final_state(directory).ended
-    if ended is not None and ended.status in FINAL:
-        print_status(
-            f"! {display_path(directory.path)} has ended ({ended.status}), so this restart of torchrun does"
-            " not continue it"
-        )
-        return ExitCode(ended.exit_code)
     print_status(
-        f"! torchrun has started its processes again: resuming {display_path(directory.path)}"
+        f"! torchrun has started its processes again: {display_path(directory.path)} continues"
     )
     options = Namespace(
         name=str(directory.path), overrides=[], variant=None, json=as_json, detach=False
     )
     return load_command("resume").run(options)
+
+
+def code_of_ended_run(directory: RunDirectory) -> ExitCode | None:
+    """The exit code of a run that a restart of its torchrun must not resume: somebody has stopped it.
+
+    Waits for the process that has trained the run to end. None if this is not a restart, or the run goes on.
+    """
+    job = elastic_job()
+    launchers = manifest.recorded_launchers(directory.manifest)
+    if job is None or not any(map(job.has_started, launchers)):
+        return None
+    deadline = time.monotonic() + OWNER_WAIT_S
+    while owner.is_alive(directory) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    ended = read_final_state(directory).ended
+    if ended is None or ended.status not in FINAL:
+        return None
+    print_status(
+        f"! the run has ended ({ended.status}): a restart of torchrun does not continue it"
+    )
+    return ExitCode(ended.exit_code)

@@ -17,9 +17,7 @@ def vllm_period(config: Config) -> PlanPeriod:
     return "sampling" if config.training.vllm_enable_sleep_mode else "always"
 
 
-def colocated_bytes(
-    config: Config, shape: ModelShape, batch: RowBatch, weight_bytes: float
-) -> float:
+def colocated_bytes(config: Config, shape: ModelShape, batch: RowBatch, weight_bytes: int) -> float:
     """Bytes that vLLM takes on each GPU of a run; 0 without one in the training process.
 
     vLLM takes its share of the GPU, however much it needs. Where the GPU is unknown, this is what it needs:

@@ -125,6 +125,37 @@ def test_a_restart_of_torchrun_continues_its_run() -> None:
     assert len(list(Path("outputs/quickstart").glob("2*"))) == 1
 
 
+def accelerate(*options: str) -> subprocess.CompletedProcess[str]:
+    """Runs the page's command of `accelerate launch`, or with other options, in prepared processes."""
+    [on_page] = [
+        command.text for command in commands_on_page("docs/distributed.md")
+        if command.complete and command.text.startswith("accelerate launch")
+    ]  # fmt: skip
+    words = shlex.split(on_page)
+    module = words.index("-m")
+    return subprocess.run(
+        [*prepared_python(), "-m", "accelerate.commands.launch", *(options or words[2:module]),
+         "--no_python", *prepared_python(), *words[module:], *RUN[1:], "--json"],
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env=os.environ | {"HF_HOME": str(Path.cwd())},
+    )  # fmt: skip
+
+
+def test_accelerate_starts_two_processes() -> None:
+    done = accelerate()
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [event["processes"] for event in events if event["type"] == "RunStarted"] == [2]
+
+
+def test_accelerate_says_that_it_starts_one_process_where_there_are_no_gpus() -> None:
+    done = accelerate("--num_processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert "! accelerate launch has started one process (WORLD_SIZE is not set)" in done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [event["processes"] for event in events if event["type"] == "RunStarted"] == [1]
+
+
 def workers(folder: Path) -> Iterator[psutil.Process]:
     """The processes of a run in a folder."""
     for process in psutil.process_iter():

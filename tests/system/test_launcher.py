@@ -135,13 +135,16 @@ def test_a_restart_finds_the_run_of_its_torchrun_only(
     assert restarted.restarted_run(config) is None
 
 
+@pytest.mark.parametrize(
+    "arguments", [("run", "quickstart"), ("resume", "quickstart/20260101-000000")]
+)
 def test_a_restart_does_not_continue_a_run_that_somebody_has_stopped(
-    ida_tui_here: IdaTui, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], ida_tui_here: IdaTui, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished_run("job-1", "interrupted", monkeypatch)
-    done = ida_tui_here("run", "quickstart")
+    done = ida_tui_here(*arguments)
     assert done.code == ExitCode.INTERRUPTED
-    assert "has ended (interrupted), so this restart of torchrun does not continue it" in done.err
+    assert "the run has ended (interrupted): a restart of torchrun does not continue it" in done.err
     assert len(list(Path("outputs/quickstart").iterdir())) == 1
 
 

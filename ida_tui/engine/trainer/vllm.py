@@ -7,12 +7,11 @@ recorded, and the base model of an adapter is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ida_tui.engine.rollout.importance import RatioBounds, RatioSums, SamplingFigures
@@ -54,9 +53,10 @@ class VLLMSampledGRPOTrainer(CheckpointedGRPOTrainer):
         Raises:
             RunInterrupted: a stop was requested.
         """
-        if self.use_vllm and self.state.global_step != self._last_loaded_step:
+        step = self.state.global_step
+        if self.use_vllm and step != self._last_loaded_step:
             self.vllm_generation.sync_weights()
-            self._last_loaded_step = self.state.global_step
+            self._last_loaded_step: int = step
             self._recorder.raise_if_stopped()
         return super()._generate_single_turn(*args, **kwargs)
 
@@ -69,9 +69,8 @@ def can_merge_copies(model: Any) -> bool:
 
 
 def _is_plain(layer: BaseTunerLayer) -> bool:
-    is_lora = type(layer) is LoraLinear and isinstance(layer, LoraLayer)
-    variants: Callable[[], Any] = getattr(layer, "lora_variant", dict)
-    return is_lora and not variants and len(layer.active_adapters) == 1
+    """Whether a layer adds one product of two matrices: no DoRA, no trained parameter of another kind."""
+    return type(layer) is LoraLinear and not layer.lora_variant and len(layer.active_adapters) == 1
 
 
 def merged_weights(model: Any) -> NamedTensors:

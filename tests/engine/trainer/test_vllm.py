@@ -16,7 +16,7 @@ from ida_tui.engine.trainer import vllm
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory, vllm_memory
 from tests.conftest import IdaTui
-from tests.engine.trainer.test_agreement import run
+from tests.engine.trainer.test_agreement import SHORT, run
 from tests.support.vllm_stand_in import LLM, STARTED_AS_TRL_NEEDS, VLLMServer, vllm_stand_in
 
 VLLM = ("training.use_vllm=true", "training.max_steps=2", "training.learning_rate=0.01")
@@ -40,35 +40,28 @@ def test_a_server_draws_with_the_weights_of_every_step(engine: str, ida_tui_here
     assert server.paths.count("/update_weights") == server.paths.count("/v1/completions") == 2
 
 
-def test_a_server_with_old_weights_shows_in_the_figures_of_the_correction(
-    ida_tui_here: IdaTui,
-) -> None:
-    with VLLMServer(forgets=True) as server, vllm_stand_in(server):
-        steps, _ = run(ida_tui_here, *SERVER, f"training.vllm_server_base_url={server.url}")
-    assert steps[0]["sampling_kl"] < ROUNDING
-    assert steps[1]["sampling_kl"] > 1e-4
-
-
-def test_a_stop_is_heard_between_sending_the_weights_and_drawing(
+def test_old_weights_show_in_the_figures_and_a_stop_is_heard_before_the_next_drawing(
     ida_tui_here: IdaTui, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stop arrives while the server takes the weights of the second step."""
-    handlers = monkeypatch_stop(monkeypatch)
+    """The server ignores what it gets; the stop arrives while it takes the weights of the third step."""
+    handlers = collect_stops(monkeypatch)
 
-    def stop_at_second_update(path: str) -> None:
-        if path == "/update_weights" and server.paths.count(path) == 2:
+    def stop_at_third_update(path: str) -> None:
+        if path == "/update_weights" and server.paths.count(path) == 3:
             handlers[0]()
 
-    with VLLMServer(during=stop_at_second_update) as server, vllm_stand_in(server):
+    with VLLMServer(forgets=True, during=stop_at_third_update) as server, vllm_stand_in(server):
         url = f"training.vllm_server_base_url={server.url}"
-        stopped = ida_tui_here("--run", "quickstart", "evaluation.enabled=false", *SERVER, url,
-                               "training.max_completion_length=8", "--json")  # fmt: skip
+        stopped = ida_tui_here("--run", *SHORT, *SERVER, url, "training.max_steps=4", "--json")
     assert stopped.code == ExitCode.INTERRUPTED, stopped.err
-    assert stopped.events[-1]["steps_done"] == 1
-    assert server.paths.count("/v1/completions") == 1
+    assert stopped.events[-1]["steps_done"] == 2
+    assert server.paths.count("/v1/completions") == 2
+    divergences = [e["sampling_kl"] for e in stopped.events if e["type"] == "StepFinished"]
+    assert divergences[0] < ROUNDING
+    assert divergences[1] > 1e-4
 
 
-def monkeypatch_stop(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def collect_stops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that gets the function which stops the run, once it has started."""
     from ida_tui.cli import train
 
