@@ -54,7 +54,7 @@ def require_one_run() -> None:
                 " separate runs",
                 "start the processes with torchrun: torchrun --nproc_per_node N -m ida_tui run PROFILE",
             )
-    if _is_from_accelerate() and not os.environ.get("MASTER_ADDR", "").startswith("127."):
+    if _is_from_accelerate() and not _is_this_machine(os.environ.get("MASTER_ADDR", "")):
         raise UsageError(
             "accelerate launch has several machines, but started one process on this one and did not set"
             " WORLD_SIZE: separate runs would start",
@@ -75,6 +75,10 @@ def single_process_note() -> str:
 def _is_from_accelerate() -> bool:
     """Whether `accelerate launch` was asked for several processes; only then does it set MASTER_PORT."""
     return "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ
+
+
+def _is_this_machine(address: str) -> bool:
+    return address.startswith(("127.", "localhost", "::1"))
 
 
 def _count(name: str) -> int:
