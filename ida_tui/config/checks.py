@@ -187,6 +187,12 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
     address = "training.vllm_server_base_url"
     if problem := base_url_problem(config.training.vllm_server_base_url, address):
         yield error_finding(address, *problem)
+    if config.training.use_vllm and importlib.util.find_spec("vllm") is None:
+        yield note_finding(
+            "training.use_vllm",
+            "vLLM is not installed on this machine, so the run would not start here",
+            "install it where the run trains (docs/distributed.md), or set use_vllm to false",
+        )
     in_process = config.training.use_vllm and config.training.vllm_mode == "colocate"
     if in_process and config.model.revision and config.model.folder() is None:
         yield error_finding(

@@ -116,6 +116,13 @@ def test_merged_copies_are_those_of_peft_and_leave_the_base_model_alone() -> Non
 # --- checks before a run -------------------------------------------------------------------------
 
 
+def test_the_preview_says_that_vllm_draws_and_is_not_installed_here(ida_tui_here: IdaTui) -> None:
+    shown = ida_tui_here("--check", "quickstart", *SERVER, "device=cuda")
+    assert shown.code == 0, shown.err
+    assert "temperature 1, by vLLM (server)" in shown.out
+    assert "vLLM is not installed on this machine" in " ".join(shown.out.split())
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
