@@ -154,6 +154,8 @@ class LLM:
     """vLLM's engine in the training process, with its sleep: level 2 throws the weights away."""
 
     made: list[LLM] = []  # noqa: RUF012 - reset for each test
+    during: Callable[[LLM], None] = staticmethod(lambda engine: None)
+    """Called before each of the engine's steps."""
 
     def __init__(self, model: str, **settings: Any) -> None:
         self.model, self.settings = load_model(model), settings
@@ -161,7 +163,8 @@ class LLM:
         self.is_mapped = self.has_cache = True
         runner = SimpleNamespace(model=SimpleNamespace(load_weights=self._load))
         worker = SimpleNamespace(model_runner=runner)
-        self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+        executor = SimpleNamespace(driver_worker=worker)
+        self.llm_engine = SimpleNamespace(model_executor=executor, step=self._step)
         LLM.made.append(self)
 
     def _load(self, weights: list[tuple[str, torch.Tensor]]) -> None:
@@ -185,20 +188,23 @@ class LLM:
         assert self.is_mapped
         assert self.has_cache, "an engine that sleeps is asked for completions"
         self.calls.append("generate")
-        outputs = []
-        for prompt in prompts:
-            [(tokens, logprobs)] = draw(
-                self.model, prompt["prompt_token_ids"], 1, vars(sampling_params)
-            )
-            entries = [
-                {token: SimpleNamespace(rank=1, logprob=value)}
-                for token, value in zip(tokens, logprobs, strict=True)
-            ]
-            completion = SimpleNamespace(token_ids=tokens, logprobs=entries)
-            outputs.append(
-                SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=[completion])
-            )
-        return outputs
+        self.settings_of_draw = vars(sampling_params)
+        self.waiting, self.outputs = [prompt["prompt_token_ids"] for prompt in prompts], []
+        while self.waiting:
+            LLM.during(self)
+            self.llm_engine.step()
+        return self.outputs
+
+    def _step(self) -> None:
+        """Draw one completion; vLLM draws a token of each."""
+        prompt = self.waiting.pop(0)
+        [(tokens, logprobs)] = draw(self.model, prompt, 1, self.settings_of_draw)
+        entries = [
+            {token: SimpleNamespace(rank=1, logprob=value)}
+            for token, value in zip(tokens, logprobs, strict=True)
+        ]
+        completion = SimpleNamespace(token_ids=tokens, logprobs=entries)
+        self.outputs.append(SimpleNamespace(prompt_token_ids=prompt, outputs=[completion]))
 
 
 @contextlib.contextmanager

@@ -29,6 +29,22 @@ class VLLMSampledGRPOTrainer(CheckpointedGRPOTrainer):
         super().__init__(**arguments)
         if self.use_vllm and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._send_merged_copies()
+        if self.use_vllm and self.vllm_mode == "colocate" and self._process_group.is_single:
+            self._stop_after_any_token()
+
+    def _stop_after_any_token(self) -> None:
+        """Have a stop end the drawing of an engine in this process.
+
+        Several processes draw different numbers of tokens, so they agree on a stop between their calls.
+        """
+        engine = self.vllm_generation.llm.llm_engine
+        step = engine.step
+
+        def step_unless_stopped() -> Any:
+            self._recorder.raise_if_stopped()
+            return step()
+
+        engine.step = step_unless_stopped
 
     def _send_merged_copies(self) -> None:
         """Send merged copies of the weights instead of merging an adapter into the base model and back.

@@ -76,16 +76,31 @@ def collect_stops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return stops
 
 
-def test_an_engine_in_this_process_sleeps_during_the_update(ida_tui_here: IdaTui) -> None:
+def test_an_engine_in_this_process_sleeps_during_the_update_and_stops_after_any_token(
+    ida_tui_here: IdaTui, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop arrives after the first completion of the third step."""
+    stops = collect_stops(monkeypatch)
+
+    def stop_in_third_rollout(engine: LLM) -> None:
+        if engine.calls.count("generate") == 3 and len(engine.outputs) == 1:
+            stops[0]()
+
     with vllm_stand_in():
-        steps, warnings = run(ida_tui_here, *VLLM, "training.vllm_enable_sleep_mode=true")
+        monkeypatch.setattr(LLM, "during", stop_in_third_rollout)
+        arguments = (*VLLM, "training.max_steps=4", "training.vllm_enable_sleep_mode=true")
+        stopped = ida_tui_here("--run", *SHORT, *arguments, "--json")
         [engine] = LLM.made
-    assert not warnings
-    assert all(step["sampling_kl"] < ROUNDING for step in steps)
+    assert stopped.code == ExitCode.INTERRUPTED, stopped.err
+    assert stopped.events[-1]["steps_done"] == 2
+    assert len(engine.outputs) == 1
+    divergences = [e["sampling_kl"] for e in stopped.events if e["type"] == "StepFinished"]
+    assert len(divergences) == 2
+    assert max(divergences) < ROUNDING
     assert engine.settings["enable_sleep_mode"]
     assert engine.settings["gpu_memory_utilization"] == 0.3
-    rollout = ["wake weights", "reset", "wake kv_cache", "generate", "sleep"]
-    assert engine.calls == ["sleep", *rollout, *rollout]
+    rollout = ["wake weights", "reset", "wake kv_cache", "generate"]
+    assert engine.calls == ["sleep", *rollout, "sleep", *rollout, "sleep", *rollout]
 
 
 def test_merged_copies_are_those_of_peft_and_leave_the_base_model_alone() -> None:
