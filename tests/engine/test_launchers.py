@@ -100,7 +100,7 @@ def test_nodes_without_a_shared_run_directory_are_refused_at_the_start(
     monkeypatch.setenv("FOLDERS", ". other")
     refused = run_batch_script("run", *RUN)
     assert refused.returncode != 0
-    assert "outputs/quickstart of rank 0 is not seen by 1 of the other machines" in refused.stderr
+    assert "outputs of rank 0 is not seen by 1 of the other machines" in refused.stderr
     assert "set output_dir=PATH to a folder there" in refused.stderr
     assert not Path("outputs").exists()
     assert not any(Path("other").iterdir())

@@ -50,7 +50,7 @@ def require_shared_folder(group: ProcessGroup, folder: Path | None = None) -> No
         with suppress(OSError):
             file.unlink()
             if problems:
-                _remove_empty(file.parent)
+                file.parent.rmdir()  # only if it is empty, such as after a first run
     if not failure and not problems:
         return
     if not group.is_rank_zero:
@@ -90,9 +90,3 @@ def _reading_problem(file: Path, token: str) -> str:
         if time.monotonic() >= deadline:
             return problem
         time.sleep(0.1)
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder and its parent if they are empty, such as after a refused first run."""
-    for path in (folder, folder.parent):
-        path.rmdir()

@@ -69,12 +69,7 @@ from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
 from ida_tui.planning.hub_models import hub_token
 from ida_tui.runs import owner
-from ida_tui.runs.directory import (
-    create_run_directory,
-    experiment_directory,
-    point_latest,
-    restore_latest,
-)
+from ida_tui.runs.directory import create_run_directory, point_latest, restore_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
@@ -85,6 +80,7 @@ from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
+from ida_tui.util.paths import expand_home
 from ida_tui.util.plugin_output import plugin_output_log
 
 if TYPE_CHECKING:
@@ -131,8 +127,8 @@ def train(
         stop_requested=control.stop.is_set,
     )
     with join_process_group(process, preflight.device) as process_group:
-        new_runs = experiment_directory(config.output_dir, config.name)
-        require_shared_folder(process_group, resume.directory.path.parent if resume else new_runs)
+        folder = resume.directory.path if resume else expand_home(config.output_dir)
+        require_shared_folder(process_group, folder)
         _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
 
