@@ -26,6 +26,7 @@ from ida_tui.config.training_checks.number_formats import check_attention, check
 from ida_tui.config.training_checks.quantization import check_quantization
 from ida_tui.config.training_checks.sampling import check_sampling_weights
 from ida_tui.config.training_checks.schedule import check_schedule
+from ida_tui.config.training_checks.sharding import check_sharding
 from ida_tui.config.training_checks.steps import check_steps
 from ida_tui.config.trust.endpoint import base_url_problem
 from ida_tui.util.finding import Finding, error_finding, note_finding
@@ -57,6 +58,7 @@ def check_config(
         *check_attention(config, device),
         *check_quantization(config),
         *check_sampling_weights(config, device),
+        *check_sharding(config, device),
         *check_scoring(config, today or date.today()),
         *check_loss(config),
         *check_schedule(config),

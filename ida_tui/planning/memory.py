@@ -23,6 +23,7 @@ from ida_tui.planning import memory_terms as terms
 from ida_tui.planning.adapter_size import adapter_parameters
 from ida_tui.planning.hub_models import known_hub_model
 from ida_tui.planning.memory_terms import DTYPE_BYTES, AttentionMethod, RowBatch
+from ida_tui.planning.process_memory import ProcessShare
 from ida_tui.planning.vllm_memory import colocated_bytes, vllm_period
 
 RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
@@ -199,7 +200,9 @@ PLANNING_SHARE = 0.7
 """Share of the limit to plan for; the rest is for the system, the judge and the screen."""
 
 
-def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Config:
+def resolve_auto(
+    config: Config, device: DeviceName, limit_bytes: float, *, processes: int = 1
+) -> Config:
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
     Selects the fastest combination whose training is planned to need at most 70% of the limit, or the
@@ -210,6 +213,7 @@ def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Conf
         config: the resolved profile.
         device: the device of the run.
         limit_bytes: the memory limit.
+        processes: number of processes that share the model's weights.
     """
     training = config.training
     splits = _batch_sizes(config)
@@ -220,7 +224,7 @@ def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Conf
         for checkpointing in checkpointing_options
         for rows in splits
     ]
-    plans = [(candidate, plan(candidate, device)) for candidate in candidates]
+    plans = [(candidate, plan(candidate, device, processes=processes)) for candidate in candidates]
     fitting = (
         candidate
         for candidate, candidate_plan in plans
@@ -429,8 +433,11 @@ def _constant_items(
 ) -> Iterator[MemoryItem]:
     """What a run always holds: weights, gradients, optimizer state and libraries."""
     policy, adapter, runtime = weight_items(config, device, shape)
-    yield policy
     lora = config.training.method == "lora"
+    share = ProcessShare(config, shape, policy.size, processes)
+    policy = replace(policy, size=share.policy)
+    yield policy
+    yield MemoryItem("gathered layers", share.gathered, "always")
     # With LoRA, the reference model is the policy without its adapter.
     reference = 0 if lora or not config.training.beta else policy.size
     yield MemoryItem("reference", reference, "always")
@@ -439,11 +446,7 @@ def _constant_items(
     yield MemoryItem("gradients", gradients, "always")
     factor = OPTIMIZER_STATE_FACTOR.get(resolve_precision(config, device).optim, 2.0)
     yield MemoryItem("optimizer", factor * gradients, "always")
-    if processes > 1:
-        # The buckets of torch's DistributedDataParallel, and one tensor with all gradients to average.
-        # The fast engine on the CPU never touches the buckets.
-        buffers = gradients * (2 if config.engine == "fast" and device != "cpu" else 1)
-        yield MemoryItem("process buffers", buffers, "always")
+    yield MemoryItem("process buffers", share.gradient_buffers(gradients), "always")
     yield runtime
 
 

@@ -129,6 +129,7 @@ def test_every_example_of_the_help_works() -> None:
         ("docs/app.md", 2),
         ("docs/chat.md", 3),
         ("docs/distributed.md", 4),
+        ("docs/sharding.md", 2),
         ("docs/evaluate.md", 10),
         ("docs/export.md", 5),
         ("docs/sweeps.md", 3),

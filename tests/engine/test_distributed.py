@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
@@ -22,96 +17,38 @@ from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
 from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.runs.store import checkpoints
 from tests.conftest import IdaTui
-from tests.support.judge_server import Behavior, Gate, Judge, ScriptedJudge, completion_in
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.launched import (
+    MODEL,
+    Events,
+    completion_texts,
+    events_of_type,
+    latest,
+    offline_scores,
+    processes,
+    rank,
+    read_events,
+    relative_distance,
+    step,
+)  # fmt: skip
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
 STEPS = 5
 RUN = (
     "quickstart", f"training.max_steps={STEPS}", "evaluation.enabled=false",
-    "training.max_completion_length=32",
+    "training.max_completion_length=32", "training.per_device_train_batch_size=48",
 )  # fmt: skip
-STEP_CALLS = 64
+PLAIN_RUN = (
+    *RUN, "engine=plain", "training.max_steps=2", "training.per_device_train_batch_size=12",
+    "training.gradient_accumulation_steps=2",
+)  # fmt: skip
+STEP_CALLS = 48
 """Calls to the judge in a step."""
-ADAPTER = "adapter_model.safetensors"
 # The processes add in a different order: about 2e-6 after six steps of the quickstart.
 TOLERANCE = 1e-4
-Events = list[dict[str, Any]]
-
-
-@contextmanager
-def two_processes(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Runs `torchrun` with two processes in the background; its stdout is a pipe of events."""
-    with subprocess.Popen(
-        [
-            *(*prepared_python(), "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", "--no-python"),
-            *(*prepared_python(), "-m", "ida_tui", *arguments),
-        ],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "stderr.txt").open("a"),
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as launcher:
-        try:
-            yield launcher
-        finally:
-            launcher.terminate()
-
-
-def read_events(
-    launcher: subprocess.Popen[str], until: Callable[[dict[str, Any]], bool] | None = None
-) -> Events:
-    """The events up to the first one that matches `until`, or to the end."""
-    assert launcher.stdout is not None
-    events = []
-    for line in launcher.stdout:
-        events.append(json.loads(line))
-        if until is not None and until(events[-1]):
-            break
-    return events
-
-
-def events_of_type(events: Events, name: str) -> Events:
-    return [event for event in events if event["type"] == name]
-
-
-def step(number: int) -> Callable[[dict[str, Any]], bool]:
-    return lambda event: event["type"] == "StepFinished" and event["step"] == number
-
-
-def rank(number: int, folder: Path) -> psutil.Process:
-    """The process of this rank of a run in this folder."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("RANK") == str(number) and process.cwd() == str(folder):
-                return process
-    raise AssertionError(f"no process of rank {number}")
-
-
-def latest(folder: Path) -> Path:
-    return (folder / "outputs" / "quickstart" / "latest").resolve()
-
-
-def relative_distance(reference: Path, other: Path) -> float:
-    """L2 distance between two adapters, relative to the norm of the first."""
-    from safetensors.torch import load_file
-
-    reference_weights, other_weights = (
-        load_file(run / "adapter" / ADAPTER) for run in (reference, other)
-    )
-    assert reference_weights.keys() == other_weights.keys()
-    squared_distance = sum(
-        float((reference_weights[name] - other_weights[name]).square().sum())
-        for name in reference_weights
-    )
-    return (
-        squared_distance
-        / sum(float(tensor.square().sum()) for tensor in reference_weights.values())
-    ) ** 0.5
 
 
 @pytest.fixture(scope="module")
@@ -129,22 +66,6 @@ def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
     return latest(folder), [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def completion_texts(events: Events) -> dict[tuple[int, int, int], str]:
-    finished = events_of_type(events, "CompletionFinished")
-    return {(event["step"], event["group"], event["index"]): event["text"] for event in finished}
-
-
-def offline_scores(body: Mapping[str, Any]) -> Behavior:
-    """The scores that the offline judge gives."""
-    prompts = resolve("quickstart").config.prompts.prompts
-    user = body["messages"][-1]["content"]
-    prompt = next(p for p in prompts if json.dumps(p.text, ensure_ascii=False) in user)
-    score = OfflineScorer([p.text for p in prompts]).score(
-        prompt.text, prompt.kind, completion_in(body)
-    )
-    return Judge(score.align, score.risk, score.detail)
-
-
 # --- the same result as a single process ---------------------------------------------------
 
 
@@ -152,7 +73,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
     single_run: tuple[Path, Events],
 ) -> None:
     here = Path.cwd()
-    with two_processes("run", *RUN, "--json", folder=here) as launcher:
+    with processes("run", *RUN, "--json", folder=here) as launcher:
         events = read_events(launcher, step(1))
         watching = subprocess.Popen(
             [sys.executable, "-m", "ida_tui", "attach", "quickstart", "--json"],
@@ -166,7 +87,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
     assert watching.returncode == 0
     assert [json.loads(line) for line in attached_output.splitlines()] == events
     assert events_of_type(events, "RunStarted")[0]["processes"] == 2
-    assert events_of_type(events, "RunStarted")[0]["completions_per_step"] == 64
+    assert events_of_type(events, "RunStarted")[0]["completions_per_step"] == 48
     assert completion_texts(events) == completion_texts(single_run[1])
     scored = [event["advantage"] for event in events_of_type(events, "CompletionScored")]
     expected = [event["advantage"] for event in events_of_type(single_run[1], "CompletionScored")]
@@ -182,8 +103,52 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
         tokens = [tokens for *_, tokens, _ in distributed_step["ranks"]]
         sampled = [event["tokens"] for event in events_of_type(events, "CompletionFinished")
                    if event["step"] == distributed_step["step"]]  # fmt: skip
-        assert tokens == [sum(sampled[:32]), sum(sampled[32:])]
+        assert tokens == [sum(sampled[:24]), sum(sampled[24:])]
         assert all(memory > 1e8 for _, memory, *_ in distributed_step["ranks"])
+
+
+def test_the_plain_engine_trains_all_weights_with_two_processes_like_with_one(
+    ida_tui: IdaTui,
+) -> None:
+    here = Path.cwd()
+    arguments = (*PLAIN_RUN, "training.method=full", "--json")
+    single = ida_tui("--run", *arguments, "output_dir=single")
+    assert single.code == 0, single.err
+    with processes("run", *arguments, folder=here) as launcher:
+        events = read_events(launcher)
+        assert launcher.wait() == 0, (here / "stderr.txt").read_text()
+    assert completion_texts(events) == completion_texts(single.events)
+    expected = (here / "single" / "quickstart" / "latest").resolve()
+    assert relative_distance(expected, latest(here), MODEL) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        ("generate", ()),
+        ("update", ("engine=plain", "training.method=full", "training.sharding=fsdp")),
+        ("save", ("engine=plain", "training.sharding=fsdp")),
+    ],
+)
+def test_a_rank_that_is_killed_ends_the_run_in_any_phase(
+    phase: str, settings: tuple[str, ...]
+) -> None:
+    here = Path.cwd()
+    arguments = (
+        *RUN, *settings, "training.max_steps=200", "training.save_steps=1", "training.num_generations=4",
+        "training.per_device_train_batch_size=8", "training.max_completion_length=16", "--json",
+    )  # fmt: skip
+    with processes("run", *arguments, folder=here) as launcher:
+        read_events(launcher, step(1))
+        read_events(launcher, lambda event: event.get("phase") == phase)
+        rank(1, here).kill()
+        ended = read_events(launcher)[-1]
+        assert launcher.wait() != 0
+    assert (ended["status"], ended["exit_code"]) == ("failed", ExitCode.FAILED)
+    assert ended["message"].startswith("process 2 of 2 (rank 1) ended: killed")
+    checkpoint = latest(here) / "checkpoints" / f"checkpoint-{ended['steps_done']}"
+    assert isinstance(checkpoints.verify_checkpoint(checkpoint), checkpoints.Checkpoint)
+    assert f"checkpoint: {checkpoint.relative_to(here)}\nresume with:" in ended["hint"]
 
 
 def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
@@ -192,7 +157,7 @@ def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
     here = Path.cwd()
     with (
         ScriptedJudge(rule=Gate(STEP_CALLS, offline_scores)) as judge,
-        two_processes("run", *RUN, *judge.overrides, "--json", folder=here) as launcher,
+        processes("run", *RUN, *judge.overrides, "--json", folder=here) as launcher,
     ):
         read_events(launcher, step(1))
         launcher.send_signal(signal.SIGTERM)
@@ -203,7 +168,7 @@ def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
 
     with (
         ScriptedJudge(rule=Gate(STEP_CALLS, offline_scores)) as judge,
-        two_processes("resume", "quickstart", *judge.overrides, "--json", folder=here) as launcher,
+        processes("resume", "quickstart", *judge.overrides, "--json", folder=here) as launcher,
     ):
         read_events(launcher, step(2))
         rank(1, here).kill()
@@ -214,9 +179,20 @@ def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
     assert died["steps_done"] == 2
     assert re.search(rf"ida-tui resume \S+/{latest(here).name}$", died["hint"], re.MULTILINE)
 
+    with (
+        ScriptedJudge(rule=Gate(STEP_CALLS, offline_scores)) as judge,
+        processes(
+            "resume", "quickstart", *judge.overrides, "--json", folder=here, number=3
+        ) as launcher,
+    ):
+        read_events(launcher, step(3))
+        launcher.send_signal(signal.SIGTERM)
+        stopped = read_events(launcher)[-1]
+    assert (stopped["status"], stopped["steps_done"]) == ("interrupted", 3)
+
     resumed = ida_tui("resume", "quickstart", "judge=offline", "--json")
     assert resumed.code == 0, resumed.err
-    assert events_of_type(resumed.events, "RunResumed")[0]["from_step"] == died["steps_done"]
+    assert events_of_type(resumed.events, "RunResumed")[0]["from_step"] == 3
     assert relative_distance(single_run[0], latest(here)) < TOLERANCE
 
 
@@ -245,14 +221,14 @@ def test_a_step_has_the_same_number_of_completions_for_any_number_of_processes(
 def test_an_indivisible_batch_is_refused_with_the_process_counts_that_work(
     ida_tui_here: IdaTui,
 ) -> None:
-    refused = ida_tui_here("--run", *RUN, RANK="0", WORLD_SIZE="3", LOCAL_RANK="0")
+    refused = ida_tui_here("--run", *RUN, RANK="0", WORLD_SIZE="5", LOCAL_RANK="0")
     assert refused.code == ExitCode.USAGE
-    assert "64 completions per step cannot be divided evenly among 3 processes" in refused.err
-    assert "use 1 or 2 or 4 processes" in refused.err
+    assert "48 completions per step cannot be divided evenly among 5 processes" in refused.err
+    assert "use 3 or 4 or 6 processes" in refused.err
     suggestion = re.search(r"gradient_accumulation_steps=(\d+)", refused.err)
     assert suggestion is not None
-    assert split_batch(TrainingConfig(per_device_train_batch_size=64,
-                                 gradient_accumulation_steps=int(suggestion[1])), 3)  # fmt: skip
+    assert split_batch(TrainingConfig(per_device_train_batch_size=48,
+                                 gradient_accumulation_steps=int(suggestion[1])), 5)  # fmt: skip
     assert not Path("outputs").exists()
 
 
@@ -284,13 +260,18 @@ def test_launcher_variables_are_read_and_invalid_ones_are_refused(
         process_info()
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_a_launcher_that_shards_the_model_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("FSDP", "FSDP1"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")],
+)
+def test_a_launcher_that_shards_the_model_otherwise_is_refused(
+    variable: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
-    with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
+    monkeypatch.delenv("FSDP_VERSION", raising=False)
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(UsageError, match=f"accelerate is configured for {name}") as refused:
         preflight.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
+    assert "training.sharding=fsdp engine=plain" in refused.value.hint
 
 
 def test_several_processes_cannot_share_the_gpu_of_a_mac() -> None:

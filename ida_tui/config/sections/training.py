@@ -26,6 +26,9 @@ Schedule = Literal[
 SamplingWeights = Literal["model", "bfloat16", "int8"]
 """Number format of the frozen weights while completions are drawn; `model` is the model's own."""
 
+Sharding = Literal["none", "fsdp"]
+"""How several processes hold the model's weights; `fsdp` is torch's FSDP2."""
+
 
 class TrainingConfig(Section):
     """Settings of the GRPO step, with the names and meanings of `trl.GRPOConfig`."""
@@ -74,6 +77,8 @@ class TrainingConfig(Section):
     """Maximum tokens per pass; sets the batch size, not completions per step; `auto` is what fits."""
     rollout_rows: PositiveInt | None = None
     """Completions sampled at a time; fewer need less memory. Null samples all of a step."""
+    sharding: Sharding = Field("none", exclude_if=lambda value: value == "none")
+    """Divide the weights among several processes (`fsdp`, with `engine: plain`), or give each all of them."""
     sampling_weights: SamplingWeights = Field("model", exclude_if=lambda value: value == "model")
     """Draw completions with weights in `bfloat16` or `int8`, and correct the loss for it; CPU only."""
     use_vllm: bool = False

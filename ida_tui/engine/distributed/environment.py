@@ -124,11 +124,21 @@ def _valid_accumulation_steps(training: TrainingConfig, world_size: int) -> int:
 
 
 def sharding_backend() -> str:
-    """Sharding that `accelerate launch` is configured for: `FSDP`, `DeepSpeed`, or empty."""
-    for name in ("FSDP", "DeepSpeed"):
-        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() in ("1", "true"):
+    """Sharding that `accelerate launch` is configured for, by name; empty for none."""
+    version = os.environ.get("FSDP_VERSION", "1")
+    for variable, name in (
+        ("FSDP", f"FSDP{version}"),
+        ("DEEPSPEED", "DeepSpeed"),
+        ("MEGATRON_LM", "Megatron-LM"),
+    ):
+        if os.environ.get(f"ACCELERATE_USE_{variable}", "false").lower() in ("1", "true"):
             return name
     return ""
+
+
+def take_over_fsdp() -> None:
+    """Have accelerate not shard the model: it is sharded as it loads (`training.sharding`)."""
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
 
 
 def per_rank_config(config: Config, world_size: int) -> Config:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -42,6 +43,13 @@ class PeerLostError(IdaError):
     """Another process of the run has exited or cannot be reached."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Released:
+    """The end of `ProcessGroup.follow`."""
+
+    value: Any
+
+
 class ProcessGroup:
     """The processes of a run. `ProcessGroup()` is a single process; `join_process_group` connects several.
 
@@ -58,6 +66,12 @@ class ProcessGroup:
         )
         self._store = store
         self._gloo_group: Any = None
+        self.shares_model = False
+        """Whether the ranks hold parts of one model, which they can only use together."""
+        self.is_followed = False
+        """On rank 0: whether the other ranks wait for its announcements."""
+        self.perform: Callable[[Any], None] = lambda work: None
+        """On the other ranks: does what rank 0 announces."""
         self._peers_required = not process.is_single
 
     @property
@@ -138,30 +152,34 @@ class ProcessGroup:
         if device is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(device)
 
-    def average_gradients(self, parameters: Iterable[Any]) -> None:
-        """Replace every gradient by its mean over the ranks, with one all-reduce per number format."""
-        if self.is_single:
-            return
-        import torch
-        import torch.distributed as dist
+    # -- work that rank 0 announces ------------------------------------------------------------
 
-        # Detect a lost rank here, where waiting raises an error, rather than in NCCL, where it may hang.
-        self.barrier()
-        by_format: dict[Any, list[Any]] = {}
-        for parameter in parameters:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                by_format.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-        for gradients in by_format.values():
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            with self._raising_peer_lost():
-                dist.all_reduce(flat)
-            flat /= self.world_size
-            start = 0
-            for gradient in gradients:
-                gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-                start += gradient.numel()
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """Inside the block, the other ranks do what rank 0 announces, if they share a model (`follow`)."""
+        self.is_followed = self.shares_model
+        yield
+        self.release(None)
+
+    def release(self, value: T) -> T:
+        """End the waiting of the other ranks, on rank 0; all of them get the value."""
+        self.announce(_Released(value))
+        self.is_followed = False
+        return value
+
+    def announce(self, work: Any) -> None:
+        """Have the other ranks do something, if they share a model."""
+        if self.shares_model:
+            self.broadcast(work)
+
+    def follow(self) -> Any:
+        """Do what rank 0 announces until it ends the waiting, and return its value; not on rank 0."""
+        while self.shares_model:
+            work: Any = self.broadcast(None)
+            if isinstance(work, _Released):
+                return work.value
+            self.perform(work)
+        return None
 
     # -- end of the run -----------------------------------------------------------------------
 

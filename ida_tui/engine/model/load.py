@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.distributed import DistributedConfig
 
 from ida_tui.config.model_files import find_damaged_weights, inspect_model, model_problem
 from ida_tui.config.models.source import find_source
@@ -161,8 +162,16 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) -> Any:
+def load_model(
+    model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer, *, shards: int = 1
+) -> Any:
     """Load a model in the given number format into host memory, prepared for generation with this tokenizer.
+
+    Args:
+        model: the model's profile.
+        dtype: number format of the weights.
+        tokenizer: the model's tokenizer.
+        shards: number of processes that load a part each, onto their devices (torch's FSDP2).
 
     Raises:
         IdaError: the weights cannot be loaded, are incomplete, or do not belong to the tokenizer.
@@ -179,6 +188,7 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_find_mismatch` names them
             **loading_arguments(model),
+            **({"distributed_config": DistributedConfig(fsdp_size=shards)} if shards > 1 else {}),
         )
         problem = _find_mismatch(loaded, report, tokenizer, model)
     except Exception as error:

@@ -5,11 +5,17 @@ order, token by token. With several processes, every rank draws the numbers of a
 generator state and uses those of its own rows. For that, the ranks exchange their numbers of active rows, and
 whether to stop, before each token. A rank whose rows have all ended continues to draw until the other ranks
 are done.
+
+transformers draws each token with `torch.multinomial`, for all rows until the last one has ended. There the
+ranks need to exchange only how many tokens they have drawn, at the end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 
@@ -61,3 +67,37 @@ class SharedSampler:
             return None
         self._tokens, self._active_rows = self._tokens + total, total
         return torch.rand(total, 1, device=device)[offset : offset + active_rows]
+
+
+@contextmanager
+def shared_multinomial(process_group: ProcessGroup) -> Iterator[None]:
+    """Inside the block, `torch.multinomial` draws for the rows of all ranks and returns those of this rank.
+
+    Args:
+        process_group: the processes, each of which has the same generator state and number of rows.
+    """
+    if process_group.is_single:
+        yield
+        return
+    drawn, noise = 0, torch.empty(0)
+    original = torch.multinomial
+
+    def draw_noise() -> torch.Tensor:
+        """Numbers for one token of all rows; `torch.multinomial` draws the same."""
+        nonlocal drawn
+        drawn += 1
+        return noise.exponential_(1)
+
+    def multinomial(weights: torch.Tensor, num_samples: int, *args: Any, **kwargs: Any) -> Any:
+        nonlocal noise
+        if num_samples != 1 or weights.ndim != 2:
+            return original(weights, num_samples, *args, **kwargs)
+        rows = weights.shape[0] * process_group.world_size
+        noise = weights.new_empty(rows, weights.shape[1])
+        own = draw_noise()[process_group.local_rows(rows)]
+        return (weights / own).argmax(dim=-1, keepdim=True)
+
+    with mock.patch.object(torch, "multinomial", multinomial):
+        yield
+    for _ in range(max(process_group.all_gather(drawn)) - drawn):
+        draw_noise()

@@ -69,6 +69,7 @@ def build_trainer(
         preflight.device,
         checkpoints,
     )
+    process_group.shares_model = config.training.sharding == "fsdp" and not process_group.is_single
     adapter = (
         load.peft_config(config.lora, config.model) if config.training.method == "lora" else None
     )
@@ -81,7 +82,12 @@ def build_trainer(
         )
 
     def load_model() -> Any:
-        return load.load_model(config.model, preflight.recipe.weights, preflight.tokenizer)
+        return load.load_model(
+            config.model,
+            preflight.recipe.weights,
+            preflight.tokenizer,
+            shards=process_group.world_size if process_group.shares_model else 1,
+        )
 
     trainer = trainer_class(
         process_group=process_group,
@@ -103,7 +109,7 @@ def build_trainer(
         chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
     )
-    if process_group.is_rank_zero:
+    if process_group.is_rank_zero or process_group.shares_model:
         require_finite_outputs(
             trainer.model,
             preflight.tokenizer,

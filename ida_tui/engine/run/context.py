@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ida_tui.config.schema import Config
 from ida_tui.engine.device.memory_guard import AllocationLimit
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.distributed.work import GatherWeights, SaveCheckpoint
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.preflight import PreflightResult
@@ -151,15 +152,19 @@ class RunContext:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.has_finite_weights:
-            return False
         step = int(self.trainer.state.global_step)
         if step == 0:
             return False  # no step to save: a new start repeats the first step exactly
         checkpoint = self.state.checkpoint
         if checkpoint is not None and checkpoint.step == step and Path(checkpoint.path).is_dir():
             return True
+        if self.trainer.trains_shards and not self.process_group.is_followed:
+            return False  # the other ranks cannot hear that their parts are needed
         try:
+            if self.trainer.trains_shards:
+                self.process_group.announce(SaveCheckpoint())
+            if not self.trainer.has_finite_weights:
+                return False
             self.trainer.save_checkpoint_now()
         except Exception as error:
             text = f"could not write the checkpoint of step {step}: {error}"
@@ -173,7 +178,10 @@ class RunContext:
         step = int(self.trainer.state.global_step)
         self.emit(ev.PhaseChanged(step=step, phase="save"))
         path = self.directory.weights(self.config.training.method)
-        self.trainer.save_with_retries(partial(self._write_weights, path), self.directory.path)
+        if self.trainer.trains_shards:
+            self.process_group.announce(GatherWeights())
+        with self.trainer.gathered_weights():
+            self.trainer.save_with_retries(partial(self._write_weights, path), self.directory.path)
         self.emit(ev.CheckpointSaved(step=step, path=str(path)))
 
     def _write_weights(self, path: Path) -> None:

@@ -19,6 +19,7 @@ from ida_tui.config.schema import EVERYDAY_TOKENS, Config, PromptKind
 from ida_tui.config.scoring.axes import Scores
 from ida_tui.config.scoring.rubric import RubricConfig
 from ida_tui.engine.device.device import preserved_rng
+from ida_tui.engine.distributed.shared_calls import shared_model_calls
 from ida_tui.engine.inference.evaluate import (
     SEED_OFFSET,
     build_evaluation,
@@ -66,17 +67,20 @@ def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.Evaluatio
         run.emit(ev.Noticed(level="warning", source="evaluation", text=note))
     started = run.clock()
     model = run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped)
-    answers = generate_answers(
-        model,
-        run.preflight.tokenizer,
-        run.config,
-        run.preflight.device,
-        run.config.prompts.held_out(),
-        samples=run.config.evaluation.samples,
-        seed=run.config.seed + SEED_OFFSET,
-        should_stop=run.control.stop.is_set,
-        on_progress=lambda done, planned: run.emit(ev.EvaluationProgressed(step, done, planned)),
-    )
+    with shared_model_calls(model, run.process_group):
+        answers = generate_answers(
+            model,
+            run.preflight.tokenizer,
+            run.config,
+            run.preflight.device,
+            run.config.prompts.held_out(),
+            samples=run.config.evaluation.samples,
+            seed=run.config.seed + SEED_OFFSET,
+            should_stop=run.control.stop.is_set,
+            on_progress=lambda done, planned: run.emit(
+                ev.EvaluationProgressed(step, done, planned)
+            ),
+        )
     finished = replace(
         evaluation_event(answers, when=when, step=step), seconds=_seconds_since(run, started)
     )
@@ -85,7 +89,8 @@ def evaluate_held_out(run: RunContext, service: JudgeService, when: ev.Evaluatio
         text = unclassified_note(finished.unclassified, len(answers))
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
     if run.config.evaluation.everyday and when != "during":
-        everyday = _ask_everyday_questions(run, model, when, step)
+        with shared_model_calls(model, run.process_group):
+            everyday = _ask_everyday_questions(run, model, when, step)
         finished = replace(finished, everyday=everyday, seconds=_seconds_since(run, started))
     judged = run.config.scores_evaluation
     if judged and when == "before":

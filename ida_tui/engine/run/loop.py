@@ -280,6 +280,7 @@ class RunLoop:
         try:
             self._run_phases()
         except (RunInterrupted, JudgeInterrupted):
+            run.process_group.is_followed = run.process_group.shares_model
             # When a process dies, its launcher stops the others; that is not a request of the user.
             if lost_peers := run.process_group.find_lost_peers():
                 return peer_lost_outcome(run, PeerLostError(lost_peers))
@@ -306,14 +307,18 @@ class RunLoop:
         run = self.context
         with contextlib.ExitStack() as stack:
             build_trainer = self._setup(stack)
-            if run.state.evaluation_before is None:
-                self._evaluate("before")
+            with run.process_group.leading():
+                if run.state.evaluation_before is None:
+                    self._evaluate("before")
             run.process_group.barrier()
             self._train_until_done(build_trainer)
+            if not run.process_group.shares_model:
+                run.process_group.allow_peer_exit()
+            with run.process_group.leading():
+                run.raise_if_stopped()
+                run.save_weights()
+                self._evaluate("after")
             run.process_group.allow_peer_exit()
-            run.raise_if_stopped()
-            run.save_weights()
-            self._evaluate("after")
 
     def _setup(self, stack: contextlib.ExitStack) -> Callable[[], InstrumentedGRPOTrainer]:
         """Start the judge, load the model, and build the trainer.
@@ -381,6 +386,8 @@ class RunLoop:
             run.emit(ev.Noticed(level="warning", source="memory", text=note))
         if note := run.preflight.thread_note:
             run.emit(ev.Noticed(level="warning", source="engine", text=note))
+        if note := run.preflight.sharding_note:
+            run.emit(ev.Noticed(level="info", source="engine", text=note))
 
     def _emit_resumed(self, step: int) -> None:
         """Emit `RunResumed`, and a warning if completions are scored differently from now on."""
@@ -445,7 +452,7 @@ class RunLoop:
             ),
             reward_source=reward_source,
             on_step_end=on_step_end,
-            on_train_begin=self._evaluate_if_due,
+            on_train_begin=self._on_train_begin,
             between_steps=self._between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
@@ -471,9 +478,14 @@ class RunLoop:
         else:
             trainer.train(resume_from_checkpoint=str(resume_point.checkpoint))
 
+    def _on_train_begin(self) -> None:
+        with self.context.process_group.leading():
+            self._evaluate_if_due()
+
     def _between_steps(self) -> None:
-        self._evaluate_if_due()
-        self.pause_controller.pause_between_steps()
+        with self.context.process_group.leading():
+            self._evaluate_if_due()
+            self.pause_controller.pause_between_steps()
 
     def _evaluate_if_due(self) -> None:
         if self.context.is_evaluation_due:

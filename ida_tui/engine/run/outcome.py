@@ -84,10 +84,17 @@ def failed_outcome(run: RunContext, error: IdaError) -> Outcome:
 
 
 def peer_lost_outcome(run: RunContext, error: PeerLostError) -> Outcome:
-    """A peer process was lost; any number of processes can resume from the last finished step."""
+    """A peer process was lost; any number of processes can resume from the last finished step.
+
+    If a part of the trained weights was lost with it, they resume from the last checkpoint.
+    """
+    run.process_group.is_followed = False
     saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
     hint = "No step finished; `ida-tui resume` starts over."
+    if run.trainer is not None and run.trainer.trains_shards:
+        hint = "No checkpoint was saved; `ida-tui resume` starts over. To save them: training.save_steps"
+        saved = True
     if saved and checkpoint:
         hint = (
             f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}\n"

@@ -17,6 +17,7 @@ from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.config.sections.training import TrainingConfig
+from ida_tui.config.training_checks.sharding import check_sharding
 from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import (
     SINGLE_PROCESS,
@@ -24,6 +25,7 @@ from ida_tui.engine.distributed.environment import (
     per_rank_config,
     sharding_backend,
     split_batch,
+    take_over_fsdp,
 )
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
@@ -66,6 +68,8 @@ class PreflightResult:
     """Warnings about memory to show before the run starts."""
     thread_note: str = ""
     """Warning about the number of threads of a resumed run; empty if it is the earlier number."""
+    sharding_note: str = ""
+    """How the launcher's configuration of FSDP is met; empty without one."""
 
 
 def run_preflight(
@@ -103,6 +107,7 @@ def run_preflight(
 
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
+    config, sharding_note = apply_launcher_sharding(config, device_name, process)
     device.select_cuda_device(device_name, process.local_rank)
     threads = choose_threads(
         with_screen=with_screen,
@@ -121,7 +126,8 @@ def run_preflight(
     limit = memory.resolve_limit(config, device.usable_memory(device_name))
     # Processes on the CPU share the machine's memory; each CUDA device has its own.
     process_limit = limit / process.local_world_size if device_name == "cpu" else limit
-    config = memory.resolve_auto(config, device_name, process_limit)
+    shards = process.world_size if config.training.sharding == "fsdp" else 1
+    config = memory.resolve_auto(config, device_name, process_limit, processes=shards)
     rank_config = per_rank_config(config, process.world_size)
     hint = memory.reduction_hint(rank_config, device_name, process_limit)
     planned = memory.plan(rank_config, device_name, processes=process.world_size)
@@ -153,6 +159,7 @@ def run_preflight(
         limit=limit,
         threads=threads.threads,
         thread_note=threads.warning,
+        sharding_note=sharding_note,
         notes=(warning,) if warning else (),
     )
 
@@ -213,12 +220,12 @@ def check_distributed(config: Config, device: DeviceName, process: ProcessInfo) 
         IdaError: the step cannot be divided among the processes, they would share a device, or the launcher
             is configured to shard the model, which is not supported.
     """
-    if backend := sharding_backend():
+    if (backend := sharding_backend()) and backend != "FSDP2":
         raise UsageError(
-            f"accelerate is configured for {backend}, which shards the model; ida-tui only trains"
-            " data-parallel, with a full copy of the model on each device",
-            f"run accelerate config without {backend} (type MULTI_GPU or MULTI_CPU), or use torchrun;\n"
-            "if the model does not fit on one device: training.method=lora, or a smaller model",
+            f"accelerate is configured for {backend}, which ida-tui does not support; it shards a model with"
+            " FSDP2",
+            "run accelerate config and choose FSDP, version 2;\n"
+            "or use torchrun, with training.sharding=fsdp engine=plain",
         )
     if process.is_single:
         return
@@ -230,6 +237,36 @@ def check_distributed(config: Config, device: DeviceName, process: ProcessInfo) 
             "or set device=cpu, which supports several processes",
             code=ExitCode.DEVICE_UNUSABLE,
         )
+
+
+def apply_launcher_sharding(
+    config: Config, device: DeviceName, process: ProcessInfo
+) -> tuple[Config, str]:
+    """The profile with the launcher's sharding, and a note about it; unchanged, and empty, without one.
+
+    ida-tui shards the model itself, as it loads. accelerate would load all of it in every process first, and
+    leaves FSDP out on a CPU.
+
+    Raises:
+        UsageError: the profile cannot be trained with parts of the weights in several processes.
+    """
+    is_configured = sharding_backend() == "FSDP2"
+    if is_configured:
+        take_over_fsdp()
+        training = config.training.model_copy(update={"sharding": "fsdp"})
+        config = config.model_copy(update={"training": training})
+    if config.training.sharding == "none":
+        return config, ""
+    if problem := next(check_sharding(config, device), None):
+        raise UsageError(problem.text, problem.fix, where=problem.related_keys[0])
+    if process.is_single:
+        return config, "a single process holds the whole model: nothing is sharded"
+    if not is_configured:
+        return config, ""
+    note = "accelerate is configured for FSDP2: the model is sharded as it loads (training.sharding=fsdp)"
+    if device == "cpu":
+        note += "; accelerate alone would leave FSDP out on a CPU"
+    return config, f"{note}. Its other settings of FSDP are not used."
 
 
 def require_vllm(config: Config, device: DeviceName, process: ProcessInfo) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries
-from ida_tui.engine.distributed.environment import ProcessInfo
+from ida_tui.engine.distributed.environment import ProcessInfo, take_over_fsdp
 from ida_tui.engine.distributed.process_group import (
     PeerLostError,
     ProcessGroup,
@@ -87,6 +87,7 @@ class Worker:
             IdaError: the processes could not connect.
         """
         libraries.set_library_defaults(None)
+        take_over_fsdp()
         try:
             announcement = wait_for_announcement(self._process)
             if not announcement:  # rank 0 ran another command, or printed why it starts no run
@@ -171,14 +172,22 @@ class Worker:
                 ),
                 reward_source=DistributedRewardCollector(process_group, None),
                 on_step_end=lambda: None,
-                on_train_begin=lambda: None,
-                between_steps=lambda: None,
+                on_train_begin=process_group.follow,
+                between_steps=process_group.follow,
                 checkpoint_metadata=dict,
             )
-            process_group.barrier()
-            if spec.has_steps_left:
+            try:
+                process_group.follow()
+                process_group.barrier()
                 checkpoint = str(spec.checkpoint) if spec.checkpoint else None
-                trainer.train(resume_from_checkpoint=checkpoint)
+                if spec.has_steps_left:
+                    trainer.train(resume_from_checkpoint=checkpoint)
+                elif spec.checkpoint and process_group.shares_model:
+                    trainer.load_checkpoint(spec.checkpoint)
+            except RunInterrupted:
+                process_group.follow()  # rank 0 saves a checkpoint
+                raise
+            process_group.follow()
 
 
 def _wait_for_exit_code(process_group: ProcessGroup) -> int:

@@ -118,6 +118,8 @@ def grpo_arguments(
         # The dataset is small: worker processes and pinned memory would only cost memory and a fork.
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
+        # The models have no buffers that training changes, such as running means.
+        "ddp_broadcast_buffers": False,
         # Metal's allocator caches freed blocks by exact size. Release them at every step.
         "torch_empty_cache_steps": 1 if device == "mps" else None,
         **training.extra,

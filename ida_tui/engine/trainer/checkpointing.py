@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
-from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from ida_tui.engine.device import device
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.distributed.sharding import gather, load_parts, shard_optimizer_state
+from ida_tui.engine.distributed.work import SaveCheckpoint
+from ida_tui.engine.trainer.parallel import ParallelGRPOTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.rollout_copy import RolloutCopy, concatenate_rows, to_device
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
@@ -38,7 +41,7 @@ RNG_FILE = "rng_state.pth"
 """Checkpoint file with all other generator states. transformers uses this name for a single process."""
 
 
-class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class CheckpointedGRPOTrainer(ParallelGRPOTrainer):
     """`trl.GRPOTrainer` that saves and loads the checkpoints of a run directory.
 
     Args:
@@ -57,12 +60,11 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         self._recorder = recorder
-        self._process_group = process_group
         self._checkpoint_metadata = checkpoint_metadata
         self._checkpoint_output_dir: str | None = None
         self._rng_before_step: device.RngState | None = None
         self._rollout_copy: RolloutCopy | None = None
-        super().__init__(**arguments)
+        super().__init__(process_group=process_group, **arguments)
 
     # -- reused completions -----------------------------------------------------------------------
 
@@ -127,9 +129,35 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         with self._rng_before_step.use():
             self._save_checkpoint(self.model_wrapped, trial=None)
 
+    def _perform(self, work: Any) -> None:
+        if not isinstance(work, SaveCheckpoint):
+            super()._perform(work)
+        elif self.has_finite_weights:
+            self.save_checkpoint_now()
+
+    @property
+    def has_finite_weights(self) -> bool:
+        """Whether the trained weights are finite."""
+        raise NotImplementedError
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self._process_group.is_rank_zero:
-            return
+        with self._gathered_state():
+            if self._process_group.is_rank_zero:
+                self._save_on_rank_zero(model, trial)
+
+    @contextmanager
+    def _gathered_state(self) -> Iterator[None]:
+        """Inside the block, rank 0 saves whole weights and optimizer state; all ranks enter it together."""
+        with self.gathered_weights():
+            if not self.trains_shards:
+                yield
+                return
+            optimizer = self.optimizer
+            state = gather(optimizer.state_dict(), keep=self._process_group.is_rank_zero)
+            with mock.patch.object(optimizer, "state_dict", return_value=state):
+                yield
+
+    def _save_on_rank_zero(self, model: Any, trial: Any) -> None:
         step = int(self.state.global_step)
         self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
@@ -228,8 +256,11 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.state.global_step = step_of_checkpoint(checkpoint)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-        with self._loading(checkpoint, "its weights"):
-            super()._load_from_checkpoint(checkpoint, model)
+        with self._loading(checkpoint, "its weights") as folder:
+            if self.trains_shards:
+                load_parts(self.model, folder)
+            else:
+                super()._load_from_checkpoint(checkpoint, model)
 
     def _load_callback_state(self) -> None:
         super()._load_callback_state()
@@ -240,7 +271,16 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if checkpoint is None:
             return
         expected = [dict(group) for group in self.optimizer.param_groups]
-        with self._loading(checkpoint, "optimizer.pt or scheduler.pt"):
+        optimizer = self.optimizer
+        load = optimizer.load_state_dict
+        with (
+            self._loading(checkpoint, "optimizer.pt or scheduler.pt"),
+            mock.patch.object(
+                optimizer,
+                "load_state_dict",
+                lambda state: load(shard_optimizer_state(state, optimizer)),
+            ),
+        ):
             super()._load_optimizer_and_scheduler(checkpoint)
             _check_optimizer(self.optimizer, expected)
 

@@ -4,7 +4,9 @@
     log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
 `FastTrainer` overrides the methods that compute these, `_generate_completion_ids` and
-`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes.
+`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes. With
+several processes the loss's forward pass goes through torch's `DistributedDataParallel`, which averages the
+gradients during the backward pass.
 
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
@@ -24,8 +26,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import set_seed
 from trl.models import unwrap_model_for_generation
+from trl.models.utils import _ForwardRedirection
 from trl.trainer.utils import pad
 
 from ida_tui.config.sections.training import SamplingWeights
@@ -100,7 +102,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
-        self._rng_after_shuffle: torch.Tensor | None = None
         self._scores_old_policy = False
         """Whether TRL asks next for the policy's log-probabilities before the update."""
         self._noted_own_weights = False
@@ -162,12 +163,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _notify(self, level: Any, text: str) -> None:
         self._recorder.emit(Noticed(level=level, source="engine", text=text))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train until the last step, with the same random numbers on all ranks."""
-        # TRL seeds each rank differently. Here all ranks draw from the same generator state.
-        self._process_group.sync_rng()
-        return super().train(*args, **kwargs)
-
     def discard_step(self) -> None:
         super().discard_step()
         self._precomputed = None
@@ -180,13 +175,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._precomputed is not None:
             # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
-        if not self._process_group.is_single:
-            # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
-            # so that several processes draw the same random numbers as one.
-            rng_state = torch.get_rng_state()
-            torch.randperm(len(inputs) * self.world_size)
-            self._rng_after_shuffle = torch.get_rng_state()
-            torch.set_rng_state(rng_state)
         return batch
 
     def _generate_single_turn(
@@ -219,10 +207,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._prompt_ids = prompt_ids
         self._check_lengths(prompt_ids)
         if not self._samples_fast:
-            if not self._process_group.is_single:
-                # All ranks have the same generator state. TRL needs different ones, or ranks that share a
-                # prompt would draw the same completions.
-                set_seed(self.args.seed + self._current_step, device_specific=True)
             return super()._generate_completion_ids(progress, prompt_ids, *args, **kwargs)
         settings = self.generation_config
         shared_sampler, on_tokens = None, progress.on_tokens
@@ -322,13 +306,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     # -- update -----------------------------------------------------------------------------
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._rng_after_shuffle is not None:
-            torch.set_rng_state(self._rng_after_shuffle)
-            self._rng_after_shuffle = None
-        return inputs
-
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)
         self.use_vllm = "importance_sampling_ratio" in inputs  # also after a resume
@@ -386,30 +363,32 @@ class FastTrainer(InstrumentedGRPOTrainer):
             entropies += [] if entropy is None else [entropy]
         return torch.cat(logprobs), torch.cat(entropies) if entropies else None, None
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
-        if self._scores_fast and self.accelerator.sync_gradients:
-            self._process_group.average_gradients(self.model.parameters())
-        return loss
-
     # -- log-probabilities, and their agreement ---------------------------------
 
     def _fast_logprobs(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and, on request, entropies of the completion tokens, (rows, logits_to_keep)."""
+        unwrapped = self.accelerator.unwrap_model(model)
+        compute = partial(
+            completion_logprobs,
+            unwrapped,
+            ids,
+            mask,
+            logits_to_keep,
+            self.temperature,
+            with_entropy=entropy,
+            entropy_gradient=self._entropy_bonus_enabled,
+            bucket=self._length_bucket,
+        )
         with self.accelerator.autocast():
-            return completion_logprobs(
-                self.accelerator.unwrap_model(model),
-                ids,
-                mask,
-                logits_to_keep,
-                self.temperature,
-                with_entropy=entropy,
-                entropy_gradient=self._entropy_bonus_enabled,
-                bucket=self._length_bucket,
+            if self._process_group.is_single or not torch.is_grad_enabled():
+                return compute()
+            # Only a forward pass of the wrapper prepares it for the gradients of the backward pass.
+            outputs: tuple[torch.Tensor, torch.Tensor | None] = _ForwardRedirection()(
+                self.model_wrapped, unwrapped, compute
             )
+            return outputs
 
     def _is_check_due(self) -> bool:
         """Whether the next rollout is checked."""

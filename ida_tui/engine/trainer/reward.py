@@ -377,12 +377,16 @@ class DistributedRewardCollector:
             PeerLostError: rank 0 has ended the run, or another rank has exited.
             IdaError: on rank 0, as in `RewardCollector`.
         """
-        result = (
-            None
-            if self._collector is None
-            else self._collector.collect_verdicts(texts, group_size, token_ids)
+        group, result = self._process_group, None
+        group.is_followed = group.shares_model  # the judge may be unavailable, and the run pause
+        if self._collector is not None:
+            result = self._collector.collect_verdicts(texts, group_size, token_ids)
+        if not group.shares_model:
+            return group.broadcast(result)
+        verdicts: tuple[list[Verdict], BatchStats] = (
+            group.follow() if result is None else group.release(result)
         )
-        return self._process_group.broadcast(result)
+        return verdicts
 
     def after_step(self, step: int) -> None:
         """Finish a step."""

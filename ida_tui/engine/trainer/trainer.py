@@ -30,6 +30,7 @@ import torch
 from ida_tui.config.conversation import Context
 from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.distributed.sharding import whole
 from ida_tui.engine.exceptions import NonFiniteError
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import without_published_sampling
@@ -419,7 +420,7 @@ class InstrumentedGRPOTrainer(VLLMSampledGRPOTrainer):
         if torch.isfinite(torch.as_tensor(grad_norm)):
             self._consecutive_skips = 0
             return grad_norm
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = [whole(p.grad) for p in model.parameters() if p.grad is not None]
         self._non_finite_gradients = sum(int((~torch.isfinite(g)).sum()) for g in gradients)
         if scaler is None:
             raise NonFiniteError("the gradient", self._current_step)

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from ida_tui.engine.device.packed import PackedLinear
+from ida_tui.engine.distributed.sharding import whole
 
 SAMPLED_PER_TENSOR = 65_536
 """Largest number of elements that are sampled from one tensor."""
@@ -116,7 +117,8 @@ class WeightDelta:
     The change B·A of an adapter is exact: ‖B·A‖² = tr(BᵀB · AAᵀ), with two products of rank × rank. With DoRA
     and for adapters on parameters, one layer's weight at a time is computed, which is exact, too. Of other
     trainable weights, at most 65,536 evenly spaced elements of each tensor are compared with copies in host
-    memory. Full fine-tuning thus needs no second copy of the model.
+    memory. Full fine-tuning thus needs no second copy of the model. If the weights are sharded, all ranks
+    measure together.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -130,7 +132,9 @@ class WeightDelta:
         self._norm = _norm(self._start)
         packed = {id(m.weight): m for m in model.modules() if isinstance(m, PackedLinear)}
         self._model_norm = _exact_norm(
-            packed[id(parameter)].unpacked(torch.float32) if id(parameter) in packed else parameter
+            packed[id(parameter)].unpacked(torch.float32)
+            if id(parameter) in packed
+            else whole(parameter)
             for name, parameter in model.named_parameters()
             if id(parameter) not in in_adapter and ".modules_to_save." not in name
         )
@@ -209,7 +213,7 @@ def _adapter_change_squared(factors: list[LoraFactors]) -> float:
 
 
 def _subsample(parameter: torch.Tensor) -> torch.Tensor:
-    flat = parameter.detach().reshape(-1)
+    flat = whole(parameter).detach().reshape(-1)
     stride = max(1, -(-flat.numel() // SAMPLED_PER_TENSOR))
     # An even stride would often divide the width of the tensor and sample the same few columns.
     return flat[:: stride | 1].to("cpu", torch.float32, copy=True)
