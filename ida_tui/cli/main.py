@@ -17,7 +17,7 @@ from ida_tui.cli import commands
 from ida_tui.cli.arguments import add_flags, add_override_arguments
 from ida_tui.cli.exit import fast_exit
 from ida_tui.cli.output import streams
-from ida_tui.cli.output.lines import print_lines
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import (
     ExitCode,
@@ -26,6 +26,7 @@ from ida_tui.errors import (
     missing_library_error,
     out_of_memory_message,
 )
+from ida_tui.system import launcher
 from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["run"]:
         arguments[0] = "--run"  # torchrun reads --run as its own --run-path
     try:
+        if _starts_runs(arguments):
+            launcher.require_one_run()
+            if note := launcher.single_process_note():
+                print_status(f"! {note}")
         process = process_info()
         if not process.is_single:
             return _run_distributed(process, arguments)
@@ -160,6 +165,13 @@ def _report_output_error(error: streams.OutputError) -> int:
     return int(ExitCode.FAILED)
 
 
+def _starts_runs(arguments: list[str]) -> bool:
+    """Whether a command line trains."""
+    return arguments[:1] in (["resume"], ["sweep"]) or any(
+        argument.startswith("--run") for argument in arguments
+    )
+
+
 def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
     """Run the command on rank 0; the other ranks are its worker processes if it trains."""
     if process.rank:
@@ -170,10 +182,7 @@ def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
 
     code = int(ExitCode.FAILED)
     try:
-        trains = arguments[:1] == ["resume"] or any(
-            argument.startswith("--run") for argument in arguments
-        )
-        if not trains or "--detach" in arguments:
+        if not _starts_runs(arguments) or arguments[0] == "sweep" or "--detach" in arguments:
             raise UsageError(
                 f"{process.world_size} processes can only train or resume a run, in the foreground and"
                 " without the app",
@@ -272,8 +281,11 @@ def _run_profile(options: argparse.Namespace) -> ExitCode:
         from ida_tui.cli.background import start_in_background
 
         return start_in_background(resolved.config, ["--run", options.run, *options.overrides])
+    from ida_tui.cli.restarted import continue_run, restarted_run
     from ida_tui.cli.train import train
 
+    if earlier := restarted_run(resolved.config):
+        return continue_run(earlier, as_json=options.json)
     return train(resolved.config, key=key, argv=sys.argv, as_json=options.json)
 
 

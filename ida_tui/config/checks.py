@@ -191,12 +191,11 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
     address = "training.vllm_server_base_url"
     if problem := base_url_problem(config.training.vllm_server_base_url, address):
         yield error_finding(address, *problem)
-    if config.training.use_vllm and config.engine != "plain":
-        yield error_finding(
+    if config.training.use_vllm and importlib.util.find_spec("vllm") is None:
+        yield note_finding(
             "training.use_vllm",
-            "use_vllm works only with TRL's own trainer, which engine: fast replaces",
-            "set engine to plain, or remove use_vllm",
-            "engine",
+            "vLLM is not installed on this machine, so the run would not start here",
+            "install it where the run trains (docs/distributed.md), or set use_vllm to false",
         )
     in_process = config.training.use_vllm and config.training.vllm_mode == "colocate"
     if in_process and config.model.revision and config.model.folder() is None:

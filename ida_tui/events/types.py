@@ -323,7 +323,7 @@ class StepFinished:
     """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
     (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
     sampling_ratio: float | None = None
-    """Mean importance ratio of the tokens before it is limited; null without training.sampling_weights."""
+    """Mean importance ratio of the tokens before it is limited; null without sampling_weights or vLLM."""
     sampling_kl: float | None = None
     """KL divergence per token of the policy that drew from the one that is trained, in nats."""
     sampling_clipped: float | None = None

@@ -24,6 +24,7 @@ from ida_tui.planning.adapter_size import adapter_parameters
 from ida_tui.planning.hub_models import known_hub_model
 from ida_tui.planning.memory_terms import DTYPE_BYTES, AttentionMethod, RowBatch
 from ida_tui.planning.process_memory import ProcessShare
+from ida_tui.planning.vllm_memory import colocated_bytes, vllm_period
 
 RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Bytes of Python, torch and the Hugging Face libraries; measured for cpu on Linux, else estimated."""
@@ -294,6 +295,9 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
         changes.append(("training.method=lora", {"method": "lora"}))
     if training.per_device_train_batch_size > 1:
         changes.append((split_overrides(training, 1), dict(training.with_batch(1, step_rows))))
+    if training.use_vllm and not training.vllm_enable_sleep_mode:
+        key = "vllm_enable_sleep_mode"
+        changes.append((f"training.{key}=true", {key: True}))
     if training.gradient_checkpointing is False:
         changes.append(("training.gradient_checkpointing=true", {"gradient_checkpointing": True}))
     if (
@@ -458,7 +462,12 @@ def _step_items(
     sampled_rows = step.rows
     if config.engine == "fast":
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
-    yield from generation_items(config, device, shape, replace(step, rows=sampled_rows), "sampling")
+    if training.use_vllm:
+        size = colocated_bytes(config, shape, step, weight)
+        yield MemoryItem("vLLM", size, vllm_period(config))
+    else:
+        rows = replace(step, rows=sampled_rows)
+        yield from generation_items(config, device, shape, rows, "sampling")
     copies = terms.sampling_copy_bytes(shape, training.sampling_weights)
     yield MemoryItem("sampling weights", copies, "sampling")
     batch = replace(step, rows=training.per_device_train_batch_size)

@@ -257,6 +257,8 @@ def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
         sampling.append(f"min_p {training.min_p:g}")
     if training.repetition_penalty != 1:
         sampling.append(f"repetition penalty {training.repetition_penalty:g}")
+    if training.use_vllm:
+        sampling.append(f"by vLLM ({training.vllm_mode})")
     yield "sampling", ", ".join(sampling)
     clip = f"clipping at {training.max_grad_norm:g}" if training.max_grad_norm else "no clipping"
     penalty = f"KL weight {training.beta:g}" if training.beta else "no KL penalty"

@@ -61,6 +61,8 @@ NOT_RUN_HERE: dict[str, str] = {
     r"kill\b.*": "tests/engine/run/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
+    r"(sbatch|sky)\b.*": "tests/engine/test_launchers.py runs the files",
+    r"accelerate launch( --num_processes 2)?": "tests/engine/test_launchers.py runs it",
     r".* model=(ollama|lmstudio):.*": "names a model that is not installed",
     r".* prompts=openai/gsm8k\b.*": "tests/config/data/test_hub.py downloads from a hub of this machine",
     r"scripts/newest\.sh\b.*": "installs the newest libraries",

@@ -286,15 +286,9 @@ def test_several_processes_cannot_share_the_gpu_of_a_mac() -> None:
 
 
 def test_vllm_is_refused_without_a_cuda_gpu(ida_tui_here: IdaTui) -> None:
-    refused = ida_tui_here("--run", *RUN, "engine=plain", "training.use_vllm=true")
+    refused = ida_tui_here("--run", *RUN, "training.use_vllm=true")
     assert refused.code == ExitCode.DEVICE_UNUSABLE
     assert "training.use_vllm needs a CUDA GPU, but this run uses cpu" in refused.err
-
-
-def test_vllm_is_refused_with_the_fast_engine(ida_tui_here: IdaTui) -> None:
-    refused = ida_tui_here("--run", *RUN, "training.use_vllm=true")
-    assert refused.code == ExitCode.USAGE
-    assert "set engine to plain" in refused.err
 
 
 def test_a_missing_vllm_is_reported_with_its_install_command(
@@ -304,7 +298,7 @@ def test_a_missing_vllm_is_reported_with_its_install_command(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
         preflight.require_vllm_installed()
-    assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
+    assert refused.value.hint.startswith("on Linux: uv sync --extra vllm --no-dev")
 
 
 def test_a_vllm_server_that_does_not_answer_is_reported_with_its_url() -> None:

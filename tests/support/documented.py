@@ -79,7 +79,7 @@ def split_command(command: str) -> list[str]:
         words = words[1:]
     if words[:2] == ["uv", "run"]:
         words = words[2:]
-        while words[:1] == ["--extra"]:
-            words = words[2:]
+        while words[:1] in (["--extra"], ["--no-sync"]):
+            words = words[2 if words[0] == "--extra" else 1 :]
     redirections = [words.index(mark) for mark in "<>" if mark in words]
     return words[: min(redirections, default=len(words))]

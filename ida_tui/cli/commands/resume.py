@@ -58,6 +58,7 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.api import config_for_resume, data_has_changed, model_has_changed
     from ida_tui.cli import train
+    from ida_tui.cli.restarted import code_of_ended_run
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.runs import postmortem
@@ -65,6 +66,8 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.resume import find_resume_point
 
     directory = find_run(options.name, Path("outputs"))
+    if (code := code_of_ended_run(directory)) is not None:
+        return code
     if _resume_paused_process(directory):
         return ExitCode.DONE
     resume_point = find_resume_point(directory)

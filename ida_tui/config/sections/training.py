@@ -82,7 +82,7 @@ class TrainingConfig(Section):
     sampling_weights: SamplingWeights = Field("model", exclude_if=lambda value: value == "model")
     """Draw completions with weights in `bfloat16` or `int8`, and correct the loss for it; CPU only."""
     use_vllm: bool = False
-    """Sample with vLLM through TRL; needs CUDA, `engine: plain` and an installed vLLM."""
+    """Sample with vLLM through TRL; needs CUDA and an installed vLLM (docs/distributed.md)."""
     vllm_mode: Literal["colocate", "server"] = "colocate"
     """Where vLLM runs: inside the training processes, or as a server on other GPUs."""
     vllm_server_base_url: str = "http://127.0.0.1:8000"
@@ -91,6 +91,8 @@ class TrainingConfig(Section):
     """Share of each GPU's memory for a colocated vLLM."""
     vllm_tensor_parallel_size: PositiveInt = 1
     """Number of GPUs that a colocated vLLM splits the model across."""
+    vllm_enable_sleep_mode: bool = Field(False, exclude_if=lambda value: value is False)
+    """Free a colocated vLLM's memory during the update; it gets its weights again for every rollout."""
     beta: Amount = 0.0
     """KL coefficient; 0 needs no reference pass."""
     epsilon: PositiveFloat = 0.2

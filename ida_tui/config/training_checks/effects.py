@@ -12,12 +12,14 @@ from ida_tui.config.training_checks.losses import CLIPPED_LOSSES
 from ida_tui.util.finding import Finding
 
 ADAM_OPTIONS = ("adam_beta1", "adam_beta2", "adam_epsilon")
-VLLM_OPTIONS = (
-    "vllm_mode",
-    "vllm_server_base_url",
-    "vllm_gpu_memory_utilization",
-    "vllm_tensor_parallel_size",
-)
+VLLM_OPTIONS = {
+    "vllm_mode": ("colocate", "server"),
+    "vllm_server_base_url": ("server",),
+    "vllm_gpu_memory_utilization": ("colocate",),
+    "vllm_tensor_parallel_size": ("colocate",),
+    "vllm_enable_sleep_mode": ("colocate",),
+}
+"""Options of vLLM, and the values of `vllm_mode` with which they have an effect."""
 
 LOSS_OPTIONS = (
     ((*CLIPPED_LOSSES, "cispo"), ("epsilon", "epsilon_high")),
@@ -53,9 +55,16 @@ def check_effects(config: Config, device: DeviceName) -> Iterator[Finding]:
     for name in ADAM_OPTIONS:
         if _is_set(training, name) and resolve_precision(config, device).optim == "adafactor":
             yield _no_effect(name, "with the optimizer adafactor", f"remove {name}")
-    for name in VLLM_OPTIONS:
-        if _is_set(training, name) and not training.use_vllm:
+    for name, modes in VLLM_OPTIONS.items():
+        if not _is_set(training, name):
+            continue
+        if not training.use_vllm:
             yield _no_effect(name, "without use_vllm", f"set use_vllm to true, or remove {name}")
+        elif training.vllm_mode not in modes:
+            reason = f"with vllm_mode {training.vllm_mode}"
+            yield _no_effect(name, reason, f"set vllm_mode to {modes[0]}, or remove {name}")
+    if training.use_vllm and training.rollout_rows is not None:
+        yield _no_effect("rollout_rows", "with use_vllm, which batches by itself", "remove it")
 
 
 def _check_loss_options(training: TrainingConfig) -> Iterator[Finding]:

@@ -30,10 +30,10 @@ ACCEPTED = frozenset({
 })  # fmt: skip
 """Arguments that `training.extra` passes on."""
 VLLM = frozenset({
-    "vllm_enable_sleep_mode", "vllm_group_port", "vllm_importance_sampling_clip_max",
-    "vllm_importance_sampling_clip_min", "vllm_importance_sampling_correction",
-    "vllm_importance_sampling_mode", "vllm_max_model_length", "vllm_model_impl",
-    "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_structured_outputs_regex",
+    "vllm_group_port", "vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min",
+    "vllm_importance_sampling_correction", "vllm_importance_sampling_mode",
+    "vllm_max_model_length", "vllm_model_impl", "vllm_server_host", "vllm_server_port",
+    "vllm_server_timeout", "vllm_structured_outputs_regex",
 })  # fmt: skip
 """Arguments that are passed on with `use_vllm`."""
 CORRECTION = "vllm_importance_sampling_"

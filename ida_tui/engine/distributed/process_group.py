@@ -351,6 +351,15 @@ def wait_for_announcement(process: ProcessInfo) -> str:
     return _wait_for_key(rendezvous_store(process), ANNOUNCED_KEY)
 
 
+def published_exit_code(process: ProcessInfo) -> int:
+    """The exit code with which rank 0 has ended a run that did not start; 1 if it is unknown."""
+    with suppress(IdaError, RuntimeError):
+        store = rendezvous_store(process)
+        if store.check([ENDED_KEY]):
+            return int(store.get(ENDED_KEY))
+    return 1
+
+
 def _wait_for_key(store: Any, key: str) -> str:
     """Wait until rank 0 has set the key and return its value; empty if rank 0 ended without setting it."""
     while not store.check([key]):

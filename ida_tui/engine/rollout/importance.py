@@ -1,7 +1,7 @@
 """Figures of the importance ratio between the policy that is trained and the one that drew the completions.
 
-The two differ if completions are drawn with other weights (`training.sampling_weights`). TRL corrects the
-loss for it; these figures show how far apart the two are.
+The two differ if completions are drawn with other weights (`training.sampling_weights`) or by vLLM. TRL
+corrects the loss for it; these figures show how far apart the two are.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class RatioSums:
     def of(cls, batch: Mapping[str, torch.Tensor], bounds: RatioBounds) -> RatioSums:
         """The sums of TRL's batch for the loss, whose log-probabilities are (rows, tokens)."""
         drawn, scored = batch["sampling_per_token_logps"], batch["old_per_token_logps"]
-        is_token = batch["completion_mask"].bool()
+        # vLLM leaves out log-probabilities that are not finite, and TRL does not correct those tokens.
+        is_token = batch["completion_mask"].bool() & ~drawn.isnan()
         log_ratio = torch.where(is_token, scored.double() - drawn.double(), 0.0)
         ratio = log_ratio.exp()[is_token]
         # Schulman's estimator of KL(drawn || scored): never negative, and of low variance.

@@ -29,6 +29,7 @@ from ida_tui.runs.store.checkpoints import sync_tree
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
 from ida_tui.system.clock import RunClock
+from ida_tui.util.format import format_duration
 from ida_tui.util.safe_files import replaced_directory
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ class RunContext:
                 disk_error = disk_error_of(error, self.directory.path)
                 if disk_error is None or not self.control.stop.is_set():
                     raise
+
+    def report_suspension(self, seconds: float) -> None:
+        """Emit a warning that the process stood still for some seconds."""
+        text = f"the process was suspended for {format_duration(seconds)}; the run continues"
+        notice = ev.Noticed(level="warning", source="machine", text=text, lost_s=round(seconds, 3))
+        self.emit(notice)
 
     def raise_if_stopped(self) -> None:
         """Raise if a stop is requested.

@@ -27,6 +27,7 @@ from ida_tui.engine.distributed.process_group import (
     announce_run,
     join_process_group,
 )
+from ida_tui.engine.distributed.shared_folder import require_shared_folder
 from ida_tui.engine.exceptions import PauseRequested, RunInterrupted
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ControlFileWatcher, ResumeDecision, RunControl
@@ -70,11 +71,7 @@ from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
 from ida_tui.planning.hub_models import hub_token
 from ida_tui.runs import owner
-from ida_tui.runs.directory import (
-    create_run_directory,
-    point_latest,
-    restore_latest,
-)
+from ida_tui.runs.directory import create_run_directory, point_latest, restore_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
@@ -84,7 +81,7 @@ from ida_tui.system.clock import RunClock
 from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
-from ida_tui.util.format import format_duration
+from ida_tui.util.paths import expand_home
 from ida_tui.util.plugin_output import plugin_output_log
 
 if TYPE_CHECKING:
@@ -124,17 +121,16 @@ def train(
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
     receivers = Receivers.from_config(config)
     announce_run(process, offline=config.model.folder() is not None)
-    with libraries.without_gc():
-        preflight = run_preflight(
-            config,
-            process,
-            with_screen=decisions is not None,
-            recorded_threads=(
-                manifest.recorded_threads(resume.directory.manifest) if resume else None
-            ),
-            stop_requested=control.stop.is_set,
-        )
+    preflight = run_preflight(
+        config,
+        process,
+        with_screen=decisions is not None,
+        recorded_threads=manifest.recorded_threads(resume.directory.manifest) if resume else None,
+        stop_requested=control.stop.is_set,
+    )
     with join_process_group(process, preflight.device) as process_group:
+        folder = resume.directory.path if resume else expand_home(config.output_dir)
+        require_shared_folder(process_group, folder)
         _start(
             preflight, process_group, key, argv, subscriber, control, resume, decisions, receivers
         )
@@ -345,16 +341,13 @@ class RunLoop:
         """
         run = self.context
         # A sink imports its package in a thread of its own, perhaps at this moment.
-        hides_loggers = not run.config.report_to
-        with contextlib.ExitStack() as importing:
-            importing.enter_context(libraries.without_gc())
-            if hides_loggers:
-                importing.enter_context(libraries.without_loggers())
+        hiding = contextlib.nullcontext() if run.config.report_to else libraries.without_loggers()
+        with libraries.without_gc(), hiding:
             from ida_tui.engine.run import build
         stack.enter_context(libraries.capture_library_output(run.emit))
         stack.enter_context(plugin_output_log(run.directory.logs / "plugin.txt"))
         stack.enter_context(prevent_sleep())
-        stack.enter_context(run.clock.watch(self._report_suspension))
+        stack.enter_context(run.clock.watch(run.report_suspension))
         self._emit_start_notices()
         download_weights(run)
         if not run.process_group.is_single:
@@ -425,11 +418,6 @@ class RunLoop:
         if seconds := sleep_detector.seconds_slept():
             text = f"the machine slept for {seconds / 60:.0f} min; the run continues"
             run.emit(ev.Noticed(level="warning", source="machine", text=text, lost_s=seconds))
-
-    def _report_suspension(self, seconds: float) -> None:
-        text = f"the process was suspended for {format_duration(seconds)}; the run continues"
-        notice = ev.Noticed(level="warning", source="machine", text=text, lost_s=round(seconds, 3))
-        self.context.emit(notice)
 
     def _build_trainer(
         self, collector: RewardCollector, set_device_memory: Callable[[DeviceMemory | None], None]

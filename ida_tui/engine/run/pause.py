@@ -84,7 +84,9 @@ class PauseController:
             run.emit(ev.RunPaused(step=run.last_step, reason=reason, hint=hint, by="alert"))
         weight_bytes = (run.state.run.params if run.state.run else 0) * 4
         # The other processes keep their memory while they wait, so freeing only this one's would help little.
-        if weight_bytes > MAX_BYTES_WHILE_PAUSED and run.process_group.is_single:
+        # vLLM starts once in a process, and its server takes one trainer.
+        frees = run.process_group.is_single and not run.config.training.use_vllm
+        if weight_bytes > MAX_BYTES_WHILE_PAUSED and frees:
             raise PauseRequested
         allocator.release_free_memory()
         with run.clock.paused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 import urllib.request
@@ -35,16 +36,19 @@ if TYPE_CHECKING:
     from ida_tui.engine.model.chat_format import ChatFormat
 
 VLLM_INSTALL = (
-    "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
+    "on Linux: uv sync --extra vllm --no-dev, then uv run --no-sync ida-tui …\n"
+    "or pip install 'ida-tui[vllm]'"
 )
-"""Not an extra of ida-tui: these versions pin torch 2.11 or 2.13, which ida-tui is not tested with."""
+"""Without the group `dev`, whose torch is newer than the 2.13 that vLLM requires."""
 VLLM_SERVE = (
     'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\''
     " --logprobs-mode processed_logprobs --max-logprobs -1"
 )
 """Command that starts a vLLM server as TRL requires it."""
-HEALTH_TIMEOUT_S = 5.0
-"""Timeout of the server's health check."""
+VLLM_DEVICES = ("cuda",)
+"""Devices of the training that TRL can send weights to vLLM from."""
+SERVER_TIMEOUT_S = 5.0
+"""Timeout of a request to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class PreflightResult:
     """How the launcher's configuration of FSDP is met; empty without one."""
 
 
+@libraries.without_gc()
 def run_preflight(
     config: Config,
     process: ProcessInfo = SINGLE_PROCESS,
@@ -113,7 +118,7 @@ def run_preflight(
     )
     threads.apply()
     _check_reporters(config)
-    require_vllm(config, device_name)
+    require_vllm(config, device_name, process)
     require_sampling_weights(config.training)
     fetch_small_files(config.model, stop_requested=stop_requested)
     load.require_safe_files(config.model)
@@ -265,18 +270,17 @@ def apply_launcher_sharding(
     return config, f"{note}. Its other settings of FSDP are not used."
 
 
-def require_vllm(config: Config, device: DeviceName) -> None:
-    """Check that a profile with `training.use_vllm` can generate. vLLM needs CUDA.
-
-    This follows TRL's documentation and has not been tested with vLLM yet.
+def require_vllm(config: Config, device: DeviceName, process: ProcessInfo) -> None:
+    """Check that a profile with `training.use_vllm` can generate.
 
     Raises:
-        IdaError: the device is not CUDA (exit code 5), vLLM is not installed, or its server does not respond.
+        IdaError: the device is not CUDA (exit code 5), vLLM is not installed, its server does not respond or
+            was started without what TRL needs, or its GPUs do not divide the processes.
     """
     training = config.training
     if not training.use_vllm:
         return
-    if device != "cuda":
+    if device not in VLLM_DEVICES:
         raise IdaError(
             f"training.use_vllm needs a CUDA GPU, but this run uses {device}",
             "set training.use_vllm=false to generate with ida-tui's own engine, which runs on any device",
@@ -287,7 +291,15 @@ def require_vllm(config: Config, device: DeviceName) -> None:
     # vLLM compiles its model, which `libraries.LIBRARY_DEFAULTS` switches off.
     os.environ["TORCHDYNAMO_DISABLE"] = "0"
     if training.vllm_mode == "server":
-        require_vllm_server(training.vllm_server_base_url)
+        require_vllm_server(training.vllm_server_base_url, corrects=training.corrects_sampling)
+    elif process.world_size % training.vllm_tensor_parallel_size:
+        raise UsageError(
+            f"vLLM cannot split the model across {training.vllm_tensor_parallel_size} GPUs:"
+            f" the run has {process.world_size} process{'es' * (process.world_size > 1)}",
+            "set training.vllm_tensor_parallel_size to a divisor of the number of processes,"
+            " or start more processes with torchrun",
+            where="training.vllm_tensor_parallel_size",
+        )
 
 
 def require_sampling_weights(training: TrainingConfig) -> None:
@@ -325,20 +337,51 @@ def require_vllm_installed() -> None:
         )
 
 
-def require_vllm_server(url: str) -> None:
-    """Check that the vLLM server responds.
+def require_vllm_server(url: str, *, corrects: bool = True) -> None:
+    """Check that the vLLM server responds and was started as TRL needs it.
+
+    Args:
+        url: its address.
+        corrects: whether the loss is corrected for its policy, which needs log-probabilities of that policy.
 
     Raises:
-        IdaError: the server does not respond, or responds with an error.
+        IdaError: the server does not respond, responds with an error, or was started otherwise.
     """
+    key, start = "training.vllm_server_base_url", f"start it on other GPUs: {VLLM_SERVE}"
+    server = f"{url.rstrip('/')}"
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
-            return
+        with urllib.request.urlopen(f"{server}/health", timeout=SERVER_TIMEOUT_S):
+            pass
     except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
         raise IdaError(
-            f"no vLLM server responds at {url}: {' '.join(str(reason).split())[:200]}",
-            f"start a server on other GPUs: {VLLM_SERVE}\n"
-            "and set training.vllm_server_base_url; or set training.vllm_mode=colocate (no server)",
-            where="training.vllm_server_base_url",
+            f"no vLLM server responds at {url}: {_reason(error)}",
+            f"{start}\nand set {key}; or set training.vllm_mode=colocate (no server)",
+            where=key,
         ) from None
+    try:
+        request = f"{server}/server_info?config_format=json"
+        with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S) as answer:
+            settings = json.load(answer)["vllm_config"]
+        transfer, logprobs = (
+            settings["weight_transfer_config"],
+            settings["model_config"]["logprobs_mode"],
+        )
+    except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
+        raise IdaError(
+            f"the vLLM server at {url} does not say how it was started ({_reason(error)}), so TRL cannot send"
+            " it weights",
+            f"start it with VLLM_SERVER_DEV_MODE=1 in its environment: {VLLM_SERVE}",
+            where=key,
+        ) from None
+    if transfer is None:
+        raise IdaError(f"the vLLM server at {url} takes no weights", start, where=key)
+    if corrects and logprobs != "processed_logprobs":
+        raise IdaError(
+            f"the vLLM server at {url} returns {logprobs}, with which the correction of the loss is wrong",
+            start,
+            where=key,
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", None) or error).split())[:200]

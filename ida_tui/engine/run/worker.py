@@ -20,8 +20,10 @@ from ida_tui.engine.distributed.process_group import (
     PeerLostError,
     ProcessGroup,
     join_process_group,
+    published_exit_code,
     wait_for_announcement,
 )
+from ida_tui.engine.distributed.shared_folder import require_shared_folder
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import RunControl
@@ -88,8 +90,8 @@ class Worker:
         take_over_fsdp()
         try:
             announcement = wait_for_announcement(self._process)
-            if not announcement:
-                return 0  # rank 0 ran another command, or printed why it starts no run
+            if not announcement:  # rank 0 ran another command, or printed why it starts no run
+                return self._status_of_machine(published_exit_code(self._process))
             if announcement == "offline":
                 os.environ.setdefault("HF_HUB_OFFLINE", "1")
             # This import takes seconds. Do it while rank 0 runs its checks.
@@ -97,17 +99,17 @@ class Worker:
 
             with join_process_group(self._process, _backend_device()) as process_group:
                 return self._run_in_group(process_group)
-        except PeerLostError:
-            return 0  # rank 0 printed why the run does not start
+        except PeerLostError:  # rank 0 printed why the run does not start
+            return self._status_of_machine(published_exit_code(self._process))
 
     def _run_in_group(self, process_group: ProcessGroup) -> int:
         try:
             self._train(process_group)
         except (RunInterrupted, PeerLostError):
-            return _wait_for_exit_code(process_group)
+            return self._status_of_machine(_wait_for_exit_code(process_group))
         except Exception as error:
             if process_group.peer_lost_error(error):
-                return _wait_for_exit_code(process_group)
+                return self._status_of_machine(_wait_for_exit_code(process_group))
             self.failure = (
                 error.title if isinstance(error, IdaError) else f"{type(error).__name__}: {error}"
             )
@@ -115,7 +117,18 @@ class Worker:
             return 1
         return 0
 
+    def _status_of_machine(self, code: int) -> int:
+        """The exit status for a run that rank 0 has ended with this code.
+
+        A torchrun whose processes all succeed waits five minutes for those of other machines, so a failure
+        must be one on every machine. On rank 0's machine its own status is enough, and a second failure
+        would have torchrun signal rank 0 while it prints the end.
+        """
+        with_rank_zero = self._process.rank == self._process.local_rank
+        return 0 if with_rank_zero else code
+
     def _train(self, process_group: ProcessGroup) -> None:
+        require_shared_folder(process_group)
         spec: RunSpec = process_group.broadcast(None)
         libraries.set_library_defaults(spec.config.model.folder())
         from ida_tui.config import precision
@@ -178,13 +191,17 @@ class Worker:
 
 
 def _wait_for_exit_code(process_group: ProcessGroup) -> int:
-    """Wait for rank 0 to end the run. If a worker exited first, the launcher would kill the other ranks."""
+    """Rank 0's exit code, once it has ended the run; 1 if it has exited without one.
+
+    If a worker exited first, the launcher would kill the other ranks.
+    """
     deadline = time.monotonic() + EXIT_CODE_TIMEOUT_S
     while time.monotonic() < deadline:
-        if process_group.exit_code() is not None:
-            return 0
+        code = process_group.exit_code()
+        if code is not None:
+            return code
         if process_group.has_exited(0):
-            return 1
+            break
         time.sleep(0.1)
     return 1
 

@@ -66,6 +66,7 @@ VLLM_FIELDS = (
     "vllm_server_base_url",
     "vllm_gpu_memory_utilization",
     "vllm_tensor_parallel_size",
+    "vllm_enable_sleep_mode",
 )
 
 

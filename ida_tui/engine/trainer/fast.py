@@ -46,7 +46,6 @@ from ida_tui.engine.rollout.agreement import (
     worst,
 )
 from ida_tui.engine.rollout.generate import generate_in_chunks
-from ida_tui.engine.rollout.importance import RatioBounds, RatioSums, SamplingFigures
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
@@ -114,7 +113,11 @@ class FastTrainer(InstrumentedGRPOTrainer):
         """Leave to TRL what the fast code does not support, and say why."""
         sampling = self._unsupported_sampling_reason()
         scoring = self._unsupported_scoring_reason(is_tested=sampling is None)
-        if sampling and scoring:
+        if self.args.use_vllm:  # it samples, whatever the decoder supports
+            self._samples_fast, self._scores_fast = False, scoring is None
+            if scoring:
+                self._notify("warning", f"TRL's code scores what vLLM samples: {scoring}")
+        elif sampling and scoring:
             self._fall_back(sampling if sampling == scoring else f"{sampling}; {scoring}")
         elif sampling:
             self._samples_fast = False
@@ -172,9 +175,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._precomputed is not None:
             # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
-        if "importance_sampling_ratio" in batch:
-            sums = self._process_group.all_gather(RatioSums.of(batch, RatioBounds.of(self.args)))
-            self._recorder.record_sampling(SamplingFigures.of_ranks(sums))
         return batch
 
     def _generate_single_turn(
@@ -184,7 +184,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         draws_otherwise = self._sampling_weights != "model" and self._samples_fast
         drawn = DrawnLogprobs()
         self._drawn = drawn if is_check_due or draws_otherwise else None
-        self.use_vllm = False
+        self.use_vllm = self.args.use_vllm
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         is_fast = self._samples_fast or self._scores_fast
         if is_check_due and is_fast and not self._check_agreement(completion_ids, drawn):
@@ -460,6 +460,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._adapter_checked = self._adapter_checked or differs
         if self._sampling_weights != "model":  # TRL's code has no correction
             return self._samples_fast
+        if self.args.use_vllm:  # the loss is corrected for what it draws
+            return True
         return agrees(drawn_from_trl, dtype)
 
     def _logprob_dtype(self) -> str:

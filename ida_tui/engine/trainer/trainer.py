@@ -36,12 +36,12 @@ from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import without_published_sampling
 from ida_tui.engine.rollout.progress import GenerationProgress, RolloutCounts, attach
 from ida_tui.engine.trainer.arguments import CustomOptimizer
-from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
 from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.step_work import StepAccount
+from ida_tui.engine.trainer.vllm import VLLMSampledGRPOTrainer
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
 from ida_tui.judge.verdict import mean_scores
@@ -66,7 +66,7 @@ class RolloutRow:
     token_ids: Sequence[int] = ()
 
 
-class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
+class InstrumentedGRPOTrainer(VLLMSampledGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
     The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind`, `context` and

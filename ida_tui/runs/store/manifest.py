@@ -20,6 +20,7 @@ from ida_tui.config.schema import Config
 from ida_tui.config.scoring.reward_files import file_digests
 from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
+from ida_tui.system.launcher import launcher_record
 from ida_tui.util.safe_files import write_text
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual")
@@ -61,6 +62,7 @@ def write(
         "packages": {name: installed_version(name) for name in packages},
         "git": git_revision(Path.cwd()),
         "data": data_files(config),
+        **launcher_record(),
         **model_file(config),
         **_reward_files(file_digests(config.rubric)),
     }
@@ -114,6 +116,7 @@ def record_resume(
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
         "data": list(data),
+        **launcher_record(),
         **(model or {}),
         **_reward_files(reward_files or {}),
     }
@@ -124,13 +127,24 @@ def record_resume(
 
 def recorded_threads(path: Path) -> int | None:
     """The number of threads that the run's last process computed with; None if it is not recorded."""
-    manifest = read(path)
-    resumed = manifest.get("resumed")
-    for entry in (*reversed(resumed if isinstance(resumed, list) else []), manifest):
-        threads = entry.get("threads") if isinstance(entry, dict) else None
+    for entry in _starts(path):
+        threads = entry.get("threads")
         if type(threads) is int and threads > 0:
             return threads
     return None
+
+
+def recorded_launchers(path: Path) -> list[Any]:
+    """What was recorded about the torchruns that have started or resumed the run, newest first."""
+    return [entry.get("torchrun") for entry in _starts(path)]
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """The entries of the run's resumes and of its start, newest first."""
+    manifest = read(path)
+    resumed = manifest.get("resumed")
+    entries = (*reversed(resumed if isinstance(resumed, list) else []), manifest)
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def data_files(config: Config) -> list[dict[str, Any]]:
