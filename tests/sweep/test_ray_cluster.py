@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,10 +29,14 @@ OUTCOMES = [RunOutcome(0.60), RunOutcome(0.75)]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address() -> Iterator[str]:
     """The address of a cluster with two CPUs on this machine, whose runs are stand-ins."""
-    # Short, because the paths of its sockets are limited to 107 bytes.
-    folder = tmp_path_factory.mktemp("r")
+    # The paths of its sockets are limited to 107 bytes, which pytest's own folders would exceed.
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield from _cluster(Path(folder))
+
+
+def _cluster(folder: Path) -> Iterator[str]:
     ready = folder / "ray" / "ray_current_cluster"
     head = subprocess.Popen(
         [
