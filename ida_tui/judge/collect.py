@@ -50,7 +50,8 @@ def collect(
     except CancelledError:
         raise JudgeInterrupted from None
     finally:
-        for future in futures:
+        # The last ones first: a canceled call makes room for the next one, which must not be sent.
+        for future in reversed(futures):
             future.cancel()
 
 

@@ -30,14 +30,14 @@ def real_tokens(body: Mapping[str, Any]) -> int:
 def judge_counted(
     monkeypatch: pytest.MonkeyPatch, count: Count, completions: tuple[str, ...]
 ) -> Outcome:
-    """What a client makes of a server that judges well and counts like this."""
+    """What a client makes of a server that judges well, one request after the other, and counts like this."""
     monkeypatch.setattr(test_habits, "COMPLETIONS", completions)
 
     def rule(body: Mapping[str, Any]) -> Behavior:
         usage = {"prompt_tokens": count(body, real_tokens(body)), "completion_tokens": 40}
         return Raw(json.dumps({"choices": [{"message": {"content": VERDICT}}], "usage": usage}))
 
-    return test_habits.judge_all(rule, max_judged_chars=20_000)
+    return test_habits.judge_all(rule, max_judged_chars=20_000, concurrency=1)
 
 
 LONG = tuple("word " * n for n in (1100, 1300, 1500, 2000))
