@@ -17,6 +17,8 @@ from tests.engine.trainer.trl_script import (
     run_script,
 )
 
+SMALL = ("training.num_generations=4", "training.max_completion_length=24")
+"""Settings of a run that takes seconds on two cores."""
 REWARDS = """
 import json
 
@@ -35,7 +37,8 @@ def test_losses_on_real_weights_are_those_of_trl(
 ) -> None:
     Path("rewards.py").write_text(REWARDS)
     config = resolve(
-        "smollm2-json", [*overrides(steps=2, seed=3), "rubric=rewards.py", "device=cpu"]
+        "smollm2-json",
+        [*overrides(steps=2, seed=3), *SMALL, "rubric=rewards.py", "device=cpu"],
     ).config
 
     steps, _ = run_ida_tui(config)
